@@ -1,0 +1,49 @@
+# Every task that a person or CI runs. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.9
+STAMP := $(VENV)/.synced
+WORKSPACE := pyproject.toml uv.lock $(wildcard */pyproject.toml)
+
+.PHONY: help setup demo check test generate clean
+
+help: ## list the tasks
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv and install the locked packages into it
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "troupe needs Python 3.11 or newer; $(PYTHON) is not one. Name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): $(UV) $(WORKSPACE)
+	@VIRTUAL_ENV= UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --locked --quiet --python $(BIN)/python
+	@touch $@
+
+demo: setup ## one fleet, one question, one answer, one ledger: nothing else needed
+	@$(BIN)/python -m troupe.cli.demo
+
+check: setup ## ruff, mypy, import-linter, buf, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+	$(BIN)/python protos/generate.py --check
+
+test: setup ## all tests
+	$(BIN)/pytest
+
+generate: setup ## Python code from protos/
+	$(BIN)/python protos/generate.py
+
+clean: ## remove what the tasks made
+	rm -rf $(VENV) .troupe .mypy_cache .ruff_cache .pytest_cache .hypothesis

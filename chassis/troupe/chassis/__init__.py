@@ -1,0 +1,1 @@
+"""What every Troupe process stands on: settings, telemetry, gRPC, life cycle, clock, ledger, SQLite."""

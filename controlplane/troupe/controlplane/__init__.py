@@ -1,0 +1,1 @@
+"""Takes revisions, stores them, places shards on workers, pushes both, gathers status."""

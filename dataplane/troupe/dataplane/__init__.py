@@ -1,0 +1,1 @@
+"""Hosts actors, runs turns, serves clients."""

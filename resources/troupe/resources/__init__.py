@@ -1,0 +1,1 @@
+"""What a user declares: manifests, their validation and their content hash. Pure."""
