@@ -1,0 +1,88 @@
+"""The split by cause of a message's time. Pure: intervals in, rows out.
+
+Each instant of the wall time belongs to exactly one cause. Where causes overlap, the one that stands first in
+`PRECEDENCE` has the instant; what none claims is `residual`, which is never negative. So the rows and the residual
+sum to the wall time, whatever the intervals are.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from troupe.v1 import turn_pb2
+from troupe.v1.turn_pb2 import LedgerCause
+
+PRECEDENCE = (
+    turn_pb2.LEDGER_CAUSE_TOOL,
+    turn_pb2.LEDGER_CAUSE_MODEL_STREAMING,
+    turn_pb2.LEDGER_CAUSE_CONNECT,
+    turn_pb2.LEDGER_CAUSE_MODEL_FIRST_TOKEN,
+    turn_pb2.LEDGER_CAUSE_MODEL_QUEUE,
+    turn_pb2.LEDGER_CAUSE_STATE_STORE,
+    turn_pb2.LEDGER_CAUSE_MAILBOX_WAIT,
+    turn_pb2.LEDGER_CAUSE_BROKER_WAIT,
+)
+"""First claim wins: what the turn was for before what it waited for, a part before the whole that holds it."""
+
+_RANK = {cause: rank for rank, cause in enumerate(PRECEDENCE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A cause claims the time from `start` to `end`, in seconds on one clock."""
+
+    cause: LedgerCause.ValueType
+    start: float
+    end: float
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Collects the intervals of one message; `split` answers where its time went."""
+
+    intervals: list[Interval] = field(default_factory=list)
+
+    def add(self, cause: LedgerCause.ValueType, start: float, end: float) -> None:
+        self.intervals.append(Interval(cause, start, end))
+
+    def split(self, start: float, end: float) -> turn_pb2.Ledger:
+        """The time from `start` to `end` by cause, in whole nanoseconds, longest first. Rows and residual sum to the
+        wall time exactly."""
+        wall = _nanoseconds(start, end)
+        claimed = _claimed(self.intervals, start, end)
+        ledger = turn_pb2.Ledger()
+        ledger.wall.FromNanoseconds(wall)
+        ledger.residual.FromNanoseconds(wall - sum(claimed.values()))
+        for cause, nanoseconds in sorted(claimed.items(), key=lambda row: (-row[1], row[0])):
+            ledger.rows.add(cause=cause).duration.FromNanoseconds(nanoseconds)
+        return ledger
+
+
+def attribute(intervals: Iterable[Interval], start: float, end: float) -> dict[LedgerCause.ValueType, float]:
+    """Seconds of [start, end] by cause; each instant counts once, for the claim of highest precedence. Causes that
+    have no nanosecond are left out."""
+    return {cause: nanoseconds / 1e9 for cause, nanoseconds in _claimed(intervals, start, end).items()}
+
+
+def _claimed(intervals: Iterable[Interval], start: float, end: float) -> dict[LedgerCause.ValueType, int]:
+    """Nanoseconds of [start, end] by cause. The edges are rounded, not the sums: whole numbers add up exactly."""
+    edges: list[tuple[int, int, int]] = []
+    for interval in intervals:
+        first, last = (_nanoseconds(start, min(end, at)) for at in (interval.start, interval.end))
+        if last > first:
+            rank = _RANK[interval.cause]
+            edges += ((first, 1, rank), (last, -1, rank))
+    active = [0] * len(PRECEDENCE)
+    claimed: defaultdict[LedgerCause.ValueType, int] = defaultdict(int)
+    previous = 0
+    for at, change, rank in sorted(edges):
+        holder = next((cause for cause, count in zip(PRECEDENCE, active, strict=True) if count), None)
+        if holder is not None and at > previous:
+            claimed[holder] += at - previous
+        previous = at
+        active[rank] += change
+    return dict(claimed)
+
+
+def _nanoseconds(start: float, end: float) -> int:
+    return max(0, round((end - start) * 1e9))

@@ -1,0 +1,205 @@
+"""SQLite behind asyncio, with group commit: writers that wait at the same time share one fsync.
+
+A `Database` has one writer thread and one reader thread. The writer takes every job that waits, runs them in one
+transaction and answers them all after its COMMIT (WAL, `synchronous=FULL`), so a job that was answered is durable.
+
+A job is a function of the connection. Each runs in a savepoint of its own: one that raises has written nothing, and
+leaves the others of its transaction alone.
+"""
+
+import asyncio
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import structlog
+
+from troupe.chassis import sqlite_file
+from troupe.chassis.errors import Unavailable
+from troupe.chassis.sqlite_file import Schema
+
+__all__ = ["GROUP", "Database", "Schema"]
+
+T = TypeVar("T")
+
+GROUP = 256
+"""Jobs in one transaction at most: past that a commit's latency grows more than its cost per job falls."""
+
+log = structlog.get_logger()
+
+
+class Database:
+    """One SQLite file, owned by this process alone."""
+
+    def __init__(self, path: Path, schema: Schema, lock: int) -> None:
+        self.path, self._lock = path, lock
+        writer, reader = sqlite_file.connect(path), sqlite_file.connect(path)
+        reader.execute("PRAGMA query_only = ON")
+        self._writer = _Lane(f"{schema.name}-writer", writer, self._commit)
+        self._reader = _Lane(f"{schema.name}-reader", reader, self._answer)
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def opened(path: Path, schema: Schema) -> AsyncIterator["Database"]:
+        """Open or create the file. Raises FailedPrecondition when another process has it (naming its pid), when it
+        is of another schema version or cannot be written, DataLoss when it is no database of this kind.
+
+        On exit every job that was handed over is finished. Should the exit be cancelled, they are finished all the
+        same, and the file stays locked until then."""
+        lock = sqlite_file.lock(path)
+        try:
+            await asyncio.to_thread(sqlite_file.prepare, path, schema)
+            database = Database(path, schema, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        try:
+            yield database
+        finally:
+            database._reader.refuse()
+            database._writer.refuse()
+            await asyncio.to_thread(database._close)
+
+    def write(
+        self, job: Callable[[sqlite3.Connection], T], then: Callable[[T], None] | None = None
+    ) -> "asyncio.Future[T]":
+        """Run `job` in the writer's next transaction; its result once that is durable. What `job` raises is raised
+        here, and it has written nothing. Unavailable: SQLite failed, and whether the job was carried out is not
+        known. Jobs run in the order of the calls. A job must not begin or end a transaction.
+
+        Cancelling the caller does not take the job back. `then` is called with the result on the event loop, in the
+        order of the jobs, whether or not the caller still waits; what it raises is raised here."""
+        return self._writer.run(job, then)
+
+    def read(self, job: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        """Run `job` on what is committed; its result. It must not write. What it raises is raised here."""
+        return self._reader.run(job, None)
+
+    def _close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+        os.close(self._lock)
+
+    def _commit(self, connection: sqlite3.Connection, jobs: "list[_Job[Any]]") -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                connection.execute("SAVEPOINT job")
+                if not job.attempt(connection):
+                    connection.execute("ROLLBACK TO job")
+                connection.execute("RELEASE job")
+            connection.execute("COMMIT")
+        except Exception as error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
+            for job in jobs:
+                job.error = job.error or error
+        self._translate(jobs)
+
+    def _answer(self, connection: sqlite3.Connection, jobs: "list[_Job[Any]]") -> None:
+        for job in jobs:
+            job.attempt(connection)
+        self._translate(jobs)
+
+    def _translate(self, jobs: "list[_Job[Any]]") -> None:
+        """Each job gets an error of its own: one exception that several tasks raise grows with each of them."""
+        failed = [(job, job.error) for job in jobs if isinstance(job.error, sqlite3.Error)]
+        for job, error in failed:
+            job.error = sqlite_file.failure(self.path, error)
+            if job.error is not error:
+                job.error.__cause__ = error
+        if failed:
+            log.error("store failed", path=str(self.path), error=str(failed[0][1]), jobs=len(failed))
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    function: Callable[[sqlite3.Connection], T]
+    future: "asyncio.Future[T]"
+    then: Callable[[T], None] | None
+    result: T | None = None
+    error: Exception | None = None
+
+    def attempt(self, connection: sqlite3.Connection) -> bool:
+        """Whether it ended well. Raises the error at which SQLite gave up the whole transaction, if it did."""
+        within = connection.in_transaction
+        try:
+            self.result = self.function(connection)
+        except Exception as error:
+            if within and not connection.in_transaction:
+                raise
+            self.error = error
+            return False
+        return True
+
+    def settle(self) -> None:
+        if self.error is None and self.then is not None:
+            try:
+                self.then(cast(T, self.result))
+            except Exception as error:
+                log.exception("what follows a write failed")  # the caller may be gone
+                self.error = error
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(cast(T, self.result))
+        else:
+            self.future.set_exception(self.error)
+
+
+class _Lane:
+    """A thread with a connection, which takes all jobs that wait at once. What bounds its queue is that callers wait
+    for what they handed over."""
+
+    def __init__(
+        self, name: str, connection: sqlite3.Connection, work: Callable[[sqlite3.Connection, list[_Job[Any]]], None]
+    ) -> None:
+        self._connection, self._work = connection, work
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._refusing = False
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[[sqlite3.Connection], T], then: Callable[[T], None] | None) -> "asyncio.Future[T]":
+        if self._refusing:
+            raise Unavailable("STORE_CLOSED", "the store is closed: the process is stopping")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._jobs.put(_Job(function, future, then))
+        return future
+
+    def refuse(self) -> None:
+        """Take no more jobs. Called on the event loop, as `run` is, so that none can come after the last."""
+        self._refusing = True
+        self._jobs.put(None)
+
+    def close(self) -> None:
+        """After `refuse`: finish what was handed over. Blocks."""
+        self._thread.join()
+        self._connection.close()
+
+    def _serve(self) -> None:
+        open_ = True
+        while open_ and (first := self._jobs.get()) is not None:
+            jobs = [first]
+            with contextlib.suppress(queue.Empty):
+                while open_ and len(jobs) < GROUP:
+                    job = self._jobs.get_nowait()
+                    if job is None:
+                        open_ = False
+                    else:
+                        jobs.append(job)
+            self._work(self._connection, jobs)
+            with contextlib.suppress(RuntimeError):  # the loop was closed without closing the database
+                self._loop.call_soon_threadsafe(_settle, jobs)
+
+
+def _settle(jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        job.settle()

@@ -1,0 +1,128 @@
+"""One SQLite file on disk: who holds it, what it holds, and what SQLite's errors about it mean."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from troupe.chassis.errors import DataLoss, FailedPrecondition, TroupeError, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a database file holds. `version` grows with every change of `statements`."""
+
+    name: str
+    version: int
+    statements: Sequence[str]
+
+    @property
+    def mark(self) -> int:
+        """SQLite's application id, kept in the file's header: tells the file from other databases."""
+        return int.from_bytes(hashlib.sha256(f"troupe.{self.name}".encode()).digest()[:4]) >> 1
+
+
+def lock(path: Path) -> int:
+    """A descriptor that holds the file for this process until it is closed; its directory is made where missing.
+    Raises FailedPrecondition when another process holds it, naming its pid, or the directory cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+        os.close(descriptor)
+        raise FailedPrecondition(
+            "DATA_IN_USE",
+            f"{path.parent} is in use by process {holder}; stop it, or name another directory with --data",
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise _unwritable(path, error.strerror) from error
+    return descriptor
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection whose commits are durable when they return. Transactions are begun and ended by hand."""
+    # An absolute path: SQLite reads some relative ones, such as `:memory:`, as something else than a file.
+    connection = sqlite3.connect(path.absolute(), isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA busy_timeout = 5000")
+    return connection
+
+
+def prepare(path: Path, schema: Schema) -> None:
+    """Make the file hold `schema`, in one transaction, or find that it does. Raises FailedPrecondition when it holds
+    another version of it or cannot be written, DataLoss when it is no database, or one of another kind."""
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            _ensure(connection, path, schema)
+            connection.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        raise (_broken(path, error) if _code(error) in _BROKEN else _unwritable(path, error)) from error
+
+
+def failure(path: Path, error: sqlite3.Error) -> Exception:
+    """What an error in the midst of work means: the disk's fault, lost data, or `error` itself, a defect of the
+    statement."""
+    code = _code(error)
+    if code in _BROKEN:
+        return _broken(path, error)
+    if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+        return Unavailable(
+            "STORE_UNAVAILABLE", f"{path.name} cannot be used ({error}); check the disk of {path.parent}"
+        )
+    return error
+
+
+def _ensure(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    if (version, mark) == (0, 0) and connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+        for statement in schema.statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {schema.version}")
+        connection.execute(f"PRAGMA application_id = {schema.mark}")
+    elif mark != schema.mark:
+        raise _broken(path, f"it is no {schema.name} store of troupe")
+    elif version > schema.version:
+        raise FailedPrecondition(
+            "DATA_NEWER",
+            f"{path} has schema {version} and this troupe knows {schema.version}: it was written by a newer one; "
+            "run that, or name another directory with --data",
+        )
+    elif version < schema.version:
+        raise FailedPrecondition(
+            "DATA_OLDER",
+            f"{path} has schema {version}, which this troupe, with {schema.version}, cannot read any more; run the "
+            "one that wrote it, or name another directory with --data",
+        )
+
+
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code. Errors that Python's module raises by itself have none and are defects."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _broken(path: Path, why: object) -> TroupeError:
+    return DataLoss("DATA_BROKEN", f"{path} cannot be used as a database ({why}); restore a backup or move it away")
+
+
+def _unwritable(path: Path, why: object) -> TroupeError:
+    return FailedPrecondition(
+        "DATA_UNWRITABLE", f"cannot write in {path.parent} ({why}); make room, or name another directory with --data"
+    )

@@ -1,0 +1,113 @@
+"""`troupe apply`: merge manifests into the fleet's current revision, and follow it to the workers."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from troupe.chassis.errors import InvalidArgument
+from troupe.cli import durations, manifest_files
+from troupe.cli.clients import ControlPlane, control_plane
+from troupe.cli.desired import Revised, revise
+from troupe.cli.diff_view import diff_document, diff_text
+from troupe.cli.edge import MISUSED, Refused, complain
+from troupe.cli.invocation import Invocation, alone
+from troupe.cli.output import Output
+from troupe.cli.rollout import Progress, Stand, follow
+from troupe.cli.spinner import waiting
+from troupe.resources.content import merge
+from troupe.resources.manifest import Declared, located, parse_all
+from troupe.resources.manifest_errors import InvalidManifest, ManifestError
+
+FilesOption = Annotated[
+    list[str],
+    typer.Option("--file", "-f", metavar="FILE|DIR|-", help="Manifests: a file, a directory's files, or stdin."),
+]
+PruneOption = Annotated[bool, typer.Option("--prune", help="Make the files the whole set: remove what they lack.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check, print the difference and change nothing.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Until every live worker runs it, or one refuses it.")]
+TimeoutOption = Annotated[
+    float,
+    typer.Option("--timeout", parser=durations.parse, metavar="DURATION", help="How long --wait waits."),
+]
+
+
+async def apply(
+    invocation: Invocation,
+    files: FilesOption,
+    prune: PruneOption = False,
+    dry_run: DryRunOption = False,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = "60s",  # type: ignore[assignment]  # parsed like what a user types
+) -> None:
+    """Merge manifests into the current revision; `unchanged` where that makes no difference."""
+    declared = declarations(files)
+    output = invocation.output
+    async with control_plane(invocation.endpoints.server) as fleet:
+        revised = await merged(fleet, declared, prune=prune, dry_run=dry_run)
+        if output.human:
+            output.say(_summary(revised, dry_run))
+        stands: list[Stand] = []
+        if wait and not dry_run and revised.revision.revision_id:
+            async with waiting(output, "waiting for the workers"):
+                stands = await follow(fleet, revised.revision, timeout, lambda one: _progress(output, one))
+    if not output.human:
+        document = {"revision": revised.revision, "changes": diff_document(revised.difference), "dryRun": dry_run}
+        rollout = [{"workerId": one.worker_id, "phase": one.phase, "reason": one.reason} for one in stands]
+        output.item(document | ({"workers": rollout} if wait else {}), Text)
+    refused = [one for one in stands if one.progress is Progress.REFUSED]
+    for one in refused:
+        complain(f"{one}; what ran before runs on; correct the resource and apply it again")
+    if refused:
+        raise Refused
+
+
+def commands(name: str) -> typer.Typer:
+    """This module's command."""
+    return alone(name, apply, namespaced=False)
+
+
+def declarations(files: Sequence[str]) -> list[Declared]:
+    """What the manifests declare. Every mistake is printed on a line of its own, then Refused is raised."""
+    try:
+        return parse_all(manifest_files.read(files))
+    except InvalidManifest as error:
+        raise _misused(error.errors) from error
+
+
+async def merged(
+    fleet: ControlPlane, declared: Sequence[Declared], *, prune: bool = False, dry_run: bool = False
+) -> Revised:
+    """Bring what is declared into the fleet. The server's violations are printed at their places in the files."""
+    resources = [one.resource for one in declared]
+    try:
+        return await revise(fleet, lambda current: merge(current, resources, prune=prune), dry_run=dry_run)
+    except InvalidArgument as error:
+        if not error.violations:
+            raise
+        raise _misused(located(error.violations, declared)) from error
+
+
+def _misused(errors: Sequence[ManifestError]) -> Refused:
+    for error in errors:
+        complain(str(error))
+    return Refused(MISUSED)
+
+
+def _summary(revised: Revised, dry_run: bool) -> Text:
+    if not revised.difference:
+        return Text("unchanged")
+    revision = revised.revision
+    last = (
+        "dry run: this would change, nothing was"
+        if dry_run
+        else f"revision {revision.generation} ({revision.resource_count} resources) {revision.revision_id}"
+    )
+    return Text("\n").join([diff_text(revised.difference), Text(last, style="bold")])
+
+
+def _progress(output: Output, one: Stand) -> None:
+    styles = {Progress.APPLIED: "green", Progress.REFUSED: "red", Progress.UNDER_WAY: "dim"}
+    if output.human:
+        output.say(Text(str(one), style=styles[one.progress]))

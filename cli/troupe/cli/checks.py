@@ -1,0 +1,136 @@
+"""The checks of `troupe doctor`, each a line: what, how it is, and what to do about it."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from troupe.chassis.errors import InvalidArgument, TroupeError
+from troupe.cli import clients, endpoints, model_endpoint
+from troupe.cli.endpoints import Endpoints
+from troupe.cli.model_endpoint import ModelEndpoint
+
+OLDEST_PYTHON = (3, 11)
+MODEL_TIMEOUT = 5.0
+"""Seconds for the list of models: an endpoint that takes longer will not stream well either."""
+
+BUILT_STORES = ("sqlite", "memory")
+
+
+class Verdict(Enum):
+    """How a check went. Only FAIL makes the command fail."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    verdict: Verdict
+    what: str
+    detail: str
+
+
+def python() -> Check:
+    """The interpreter is new enough."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info >= OLDEST_PYTHON:
+        return Check(Verdict.OK, "python", version)
+    return Check(Verdict.FAIL, "python", f"{version}; troupe needs 3.11 or newer")
+
+
+def data_directory(data: Path) -> Check:
+    """What `troupe up` keeps can be written."""
+    place = next(one for one in (data, *data.absolute().parents) if one.exists())
+    if not place.is_dir():
+        return Check(Verdict.FAIL, "data directory", f"{place} is no directory; name another with TROUPE_DATA")
+    if not os.access(place, os.W_OK | os.X_OK):
+        return Check(Verdict.FAIL, "data directory", f"cannot write in {place}; name another with TROUPE_DATA")
+    return Check(Verdict.OK, "data directory", str(data) if place == data else f"{data} (made when needed)")
+
+
+def stores(environment: Mapping[str, str]) -> Check:
+    """Mailboxes and session state are on back ends that this version has."""
+    for name in ("TROUPE_BROKER", "TROUPE_STATE"):
+        scheme = environment.get(name, "").partition(":")[0]
+        if scheme and scheme not in BUILT_STORES:
+            return Check(
+                Verdict.FAIL, "stores", f"{name} names {scheme}://, which is not built yet; use sqlite:///PATH"
+            )
+    named = [environment[name] for name in ("TROUPE_BROKER", "TROUPE_STATE") if environment.get(name)]
+    return Check(Verdict.OK, "stores", ", ".join(named) or "SQLite in the data directory")
+
+
+def fleet_expected(data: Path, named: Endpoints) -> bool:
+    """Whether a fleet ought to answer: its addresses are named, or `troupe up` says that it runs."""
+    return named != Endpoints() or endpoints.read(data) is not None
+
+
+async def control_plane(address: str, *, required: bool) -> Check:
+    """It answers; which revision is current."""
+    try:
+        async with clients.control_plane(address) as client:
+            revision = (await client.current()).revision
+    except TroupeError as error:
+        return Check(Verdict.FAIL if required else Verdict.WARN, "control plane", str(error))
+    now = f"revision {revision.generation}" if revision.revision_id else "no revision yet; `troupe apply` makes one"
+    return Check(Verdict.OK, "control plane", f"{address}, {now}")
+
+
+async def worker(address: str, *, required: bool) -> Check:
+    """It answers clients."""
+    try:
+        async with clients.gateway(address) as client:
+            sessions = await client.sessions()
+    except TroupeError as error:
+        return Check(Verdict.FAIL if required else Verdict.WARN, "worker", str(error))
+    return Check(Verdict.OK, "worker", f"{address}, {len(sessions)} sessions")
+
+
+def model(environment: Mapping[str, str]) -> Check:
+    """The endpoint that the environment names lists its models, and the one wanted is among them. Blocks."""
+    try:
+        endpoint = model_endpoint.named(None, None, environment)
+    except InvalidArgument as error:
+        return Check(Verdict.FAIL, "model endpoint", str(error))
+    if endpoint is None:
+        return Check(
+            Verdict.OK, "model endpoint", "none named: `troupe up` uses its simulator; name one with TROUPE_LLM"
+        )
+    import urllib.error
+
+    try:
+        models = _models(endpoint)
+    except urllib.error.HTTPError as error:
+        key = "; check TROUPE_LLM_KEY or OPENAI_API_KEY" if error.code in (401, 403) else "; check the URL, with /v1"
+        return Check(Verdict.FAIL, "model endpoint", f"{endpoint.url}/models answers {error.code} {error.reason}{key}")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or error
+        return Check(
+            Verdict.FAIL, "model endpoint", f"{endpoint.url} does not answer ({why}); start it or check the URL"
+        )
+    if endpoint.model not in models:
+        known = ", ".join(models[:5]) or "none"
+        return Check(Verdict.WARN, "model endpoint", f"{endpoint.url} lists {known}, not {endpoint.model}; see --model")
+    return Check(Verdict.OK, "model endpoint", f"{endpoint.model} at {endpoint.url}")
+
+
+def _models(endpoint: ModelEndpoint) -> list[str]:
+    import urllib.request
+
+    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    url = f"{endpoint.url.rstrip('/')}/models"
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("no http:// or https:// URL")
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=MODEL_TIMEOUT) as answer:
+        listed = json.loads(answer.read(1 << 20))
+    try:
+        return [str(one["id"]) for one in listed["data"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError("what it answers is no list of models") from error

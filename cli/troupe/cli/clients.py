@@ -1,0 +1,201 @@
+"""The calls that commands make on a fleet, each with a deadline; the only module here that touches gRPC.
+
+What a call raises is a TroupeError that says which server did not do it, and what to do about that.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from troupe.chassis.errors import NotFound, TroupeError, Unavailable, Unimplemented
+from troupe.chassis.rpc_errors import error_from
+from troupe.chassis.rpc_options import CLIENT
+from troupe.chassis.wire import duration
+from troupe.v1 import agent_pb2, control_plane_pb2, turn_pb2
+from troupe.v1.agent_pb2_grpc import AgentServiceStub
+from troupe.v1.control_plane_pb2_grpc import ControlPlaneServiceStub
+from troupe.v1.envelope_pb2 import SessionRef
+
+CALL_TIMEOUT = 10.0
+"""Seconds that a call gets beside the time that it is asked to wait. Streams get no limit: keepalive watches them."""
+
+PAGE = 100
+"""Entries asked for in one call of a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """The other end, as errors name it."""
+
+    what: str
+    address: str
+    option: str
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self._explained(error_from(error, self.address)) from error
+
+    def unreachable(self) -> Unavailable:
+        return Unavailable(
+            "UNREACHABLE",
+            f"no {self.what} answers at {self.address}; start a fleet with `troupe up`, or name another address "
+            f"with {self.option}",
+        )
+
+    def _explained(self, error: TroupeError) -> TroupeError:
+        """What gRPC itself says (the reason is then the code's name) in this command's words."""
+        match error:
+            case Unavailable(reason="UNAVAILABLE"):
+                return self.unreachable()
+            case Unimplemented(reason="UNIMPLEMENTED"):
+                return Unimplemented(
+                    "OTHER_SERVICE",
+                    f"what answers at {self.address} is no {self.what}; name its address with {self.option}",
+                )
+            case _:
+                return error
+
+
+class ControlPlane:
+    """The control plane's calls."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._stub = ControlPlaneServiceStub(channel)
+        self._peer = _Peer("control plane", address, "--server")
+
+    async def current(self) -> control_plane_pb2.GetRevisionResponse:
+        """The current revision; an empty answer before the first."""
+        try:
+            return await self.revision("")
+        except NotFound:
+            return control_plane_pb2.GetRevisionResponse()
+
+    async def revision(self, revision_id: str) -> control_plane_pb2.GetRevisionResponse:
+        with self._peer.errors():
+            request = control_plane_pb2.GetRevisionRequest(revision_id=revision_id)
+            return await self._stub.GetRevision(request, timeout=CALL_TIMEOUT)
+
+    async def sync(self, request: control_plane_pb2.SyncRequest) -> control_plane_pb2.RevisionInfo:
+        """The committed revision. Aborted where the parent is not the current one."""
+        with self._peer.errors():
+            return (await self._stub.Sync(request, timeout=CALL_TIMEOUT)).revision
+
+    async def revisions(self) -> list[control_plane_pb2.RevisionInfo]:
+        """All that are kept, newest first."""
+        found: list[control_plane_pb2.RevisionInfo] = []
+        token = ""
+        while True:
+            request = control_plane_pb2.ListRevisionsRequest(page_size=PAGE, page_token=token)
+            with self._peer.errors():
+                page = await self._stub.ListRevisions(request, timeout=CALL_TIMEOUT)
+            found.extend(page.revisions)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def watch(self) -> AsyncGenerator[control_plane_pb2.WatchStatusResponse, None]:
+        """Every worker's status, `synced`, then changes, until the stream breaks."""
+        with self._peer.errors():
+            async for response in self._stub.WatchStatus(control_plane_pb2.WatchStatusRequest()):
+                yield response
+
+
+class Gateway:
+    """A worker's calls for clients."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._channel = channel
+        self._stub = AgentServiceStub(channel)
+        self._peer = _Peer("worker", address, "--gateway")
+
+    async def send(self, request: agent_pb2.SendRequest) -> agent_pb2.SendResponse:
+        with self._peer.errors():
+            wait = request.wait.ToTimedelta().total_seconds()
+            return await self._stub.Send(request, timeout=wait + CALL_TIMEOUT)
+
+    async def converse(
+        self, message: agent_pb2.SendRequest, after: agent_pb2.EventPosition | None = None
+    ) -> AsyncGenerator[turn_pb2.Event, None]:
+        """The turn's events; with `after`, those that follow it. Ending the iteration detaches."""
+        request = agent_pb2.ConverseRequest(message=message, after=after)
+        with self._peer.errors():
+            async for response in self._stub.Converse(request):
+                yield response.event
+
+    async def connected(self, within: float) -> None:
+        """Return once the worker can be reached; Unavailable when it cannot `within` that many seconds."""
+        try:
+            async with asyncio.timeout(within):
+                await self._channel.channel_ready()
+        except TimeoutError as error:
+            raise self._peer.unreachable() from error
+
+    async def message(self, ref: agent_pb2.MessageRef, wait: float = 0.0) -> agent_pb2.MessageStatus:
+        """Where it stands; waits up to `wait` seconds until it is settled."""
+        request = agent_pb2.GetMessageRequest(session=ref.session, message_id=ref.message_id)
+        if wait:
+            request.wait.CopyFrom(duration(wait))
+        with self._peer.errors():
+            return (await self._stub.GetMessage(request, timeout=wait + CALL_TIMEOUT)).status
+
+    async def control(self, request: agent_pb2.ControlTurnsRequest) -> list[agent_pb2.ControlTurnsResponse]:
+        """One answer for each message, in the order of the request."""
+        with self._peer.errors():
+            return [answer async for answer in self._stub.ControlTurns(request, timeout=CALL_TIMEOUT)]
+
+    async def session(self, ref: SessionRef, history: int = 0) -> agent_pb2.GetSessionResponse:
+        with self._peer.errors():
+            request = agent_pb2.GetSessionRequest(session=ref, history=history)
+            return await self._stub.GetSession(request, timeout=CALL_TIMEOUT)
+
+    async def sessions(self, parent: SessionRef | None = None) -> list[agent_pb2.Session]:
+        """All of an agent's, or all there are."""
+        found: list[agent_pb2.Session] = []
+        token = ""
+        while True:
+            request = agent_pb2.ListSessionsRequest(parent=parent, page_size=PAGE, page_token=token)
+            with self._peer.errors():
+                page = await self._stub.ListSessions(request, timeout=CALL_TIMEOUT)
+            found.extend(page.sessions)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def delete_session(self, ref: SessionRef) -> int:
+        """How many messages were cancelled by it."""
+        with self._peer.errors():
+            request = agent_pb2.DeleteSessionRequest(session=ref)
+            return (await self._stub.DeleteSession(request, timeout=CALL_TIMEOUT)).cancelled
+
+
+@contextlib.asynccontextmanager
+async def control_plane(address: str) -> AsyncIterator[ControlPlane]:
+    """The control plane at `host:port`; nothing is connected before the first call."""
+    async with _channel(address) as channel:
+        yield ControlPlane(channel, address)
+
+
+@contextlib.asynccontextmanager
+async def gateway(address: str) -> AsyncIterator[Gateway]:
+    """The worker at `host:port`; nothing is connected before the first call."""
+    async with _channel(address) as channel:
+        yield Gateway(channel, address)
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    """In the clear, unless TROUPE_TLS_CA, TROUPE_TLS_CERT or TROUPE_TLS_KEY say what to trust or show."""
+    files = [os.environ.get(f"TROUPE_TLS_{name}") for name in ("CA", "CERT", "KEY")]
+    if not any(files):
+        return grpc.aio.insecure_channel(address, options=CLIENT)
+    # Imported here: settings and tracing come along with it, and make every command slower by half a second.
+    from troupe.chassis.rpc_client import ClientTls, channel
+
+    return channel(address, ClientTls(*(Path(name) if name else None for name in files)))

@@ -1,0 +1,30 @@
+"""Durations as people write them: `500ms`, `30s`, `1m30s`, `2h`; a bare number is seconds."""
+
+import re
+
+import typer
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+|\d+(?:\.\d+)?")
+
+
+def looks_like_duration(text: str) -> bool:
+    """Whether `parse` takes it."""
+    return _WHOLE.fullmatch(text) is not None
+
+
+def parse(text: str) -> float:
+    """Seconds. A usage error where it is no duration."""
+    if not looks_like_duration(text):
+        raise typer.BadParameter(f"{text!r} is no duration; write for example 500ms, 30s, 1m30s or 2h")
+    parts = _PART.findall(text)
+    return sum(float(number) * _UNITS[unit] for number, unit in parts) if parts else float(text)
+
+
+def shown(seconds: float) -> str:
+    """For people: three digits and the unit that fits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size or unit == "µs":
+            return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds:.0f} {unit}"
+    raise AssertionError("unreachable")

@@ -1,0 +1,116 @@
+"""What every client command shares: how it prints, where the fleet is, and the edge around it.
+
+A command is a function that takes an `Invocation` and its own parameters. `alone` and `group` give it the common
+options (`--output`, `--server`, `--gateway`, `--namespace`, `--debug`) and run it, a coroutine in an event loop of its
+own, which Ctrl-C cancels.
+"""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from troupe.cli import endpoints
+from troupe.cli.edge import reported
+from troupe.cli.endpoints import Endpoints
+from troupe.cli.output import Format, Output, output
+
+P = ParamSpec("P")
+Command = Callable[Concatenate["Invocation", P], Awaitable[None] | None]
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+OutputOption = Annotated[Format, typer.Option("--output", "-o", help="How to print.", show_default=True)]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server", envvar="TROUPE_SERVER", metavar="HOST:PORT", help="Control plane; else that of `troupe up`."
+    ),
+]
+GatewayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gateway", envvar="TROUPE_GATEWAY", metavar="HOST:PORT", help="Any worker; else that of `troupe up`."
+    ),
+]
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace; `default` where none is named.")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One run of a client command."""
+
+    output: Output
+    endpoints: Endpoints
+    data: Path
+    namespace: str | None = None
+
+
+def alone(name: str, function: Command[P], *, namespaced: bool = True, **settings: Any) -> typer.Typer:
+    """An application with this one client command."""
+    app = typer.Typer(add_completion=False)
+    app.command(name, context_settings=HELP, **settings)(_with_common_options(function, namespaced))
+    return app
+
+
+def group(text: str, functions: Mapping[str, Command[...]]) -> typer.Typer:
+    """An application with a client command under each name."""
+    app = typer.Typer(help=text, add_completion=False, context_settings=HELP)
+    app.callback(invoke_without_command=True)(help_without_command)
+    for name, function in functions.items():
+        app.command(name, context_settings=HELP)(_with_common_options(function, namespaced=True))
+    return app
+
+
+def help_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _with_common_options(function: Command[P], namespaced: bool) -> Callable[..., None]:
+    @functools.wraps(function)
+    def run(
+        *args: Any,
+        output_format: Format,
+        server: str | None,
+        gateway: str | None,
+        debug: bool,
+        namespace: str | None = None,
+        **own: Any,
+    ) -> None:
+        with reported(debug=debug):
+            data = endpoints.data_directory()
+            invocation = Invocation(
+                output(output_format), endpoints.resolve(server, gateway, data), data, namespace or None
+            )
+            result = function(invocation, *args, **own)
+            if inspect.iscoroutine(result):
+                asyncio.run(result)
+
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    run.__signature__ = inspect.Signature([*own, *_common(namespaced)])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *_common(namespaced)]}
+    return run
+
+
+def _common(namespaced: bool) -> list[inspect.Parameter]:
+    options: list[tuple[str, Any, Any]] = [
+        ("output_format", OutputOption, Format.TABLE),
+        ("server", ServerOption, None),
+        ("gateway", GatewayOption, None),
+        ("debug", DebugOption, False),
+    ]
+    if namespaced:
+        options.insert(1, ("namespace", NamespaceOption, None))
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, annotation, default in options
+    ]

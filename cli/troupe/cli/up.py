@@ -1,0 +1,131 @@
+"""`troupe up`: a whole fleet in one terminal."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from troupe.cli import endpoints, model_endpoint
+from troupe.cli.apply import declarations, merged
+from troupe.cli.clients import control_plane
+from troupe.cli.edge import reported
+from troupe.cli.invocation import HELP, DebugOption
+from troupe.cli.output import Format, Output, output
+from troupe.cli.rollout import Progress, follow
+from troupe.resources.content import key
+from troupe.resources.manifest import Declared
+
+if TYPE_CHECKING:
+    from troupe.chassis.lifecycle import Stop
+    from troupe.cli.fleet import Fleet, FleetSettings
+
+ROLLOUT_TIMEOUT = 60.0
+"""Seconds that the manifests given at the start get to reach the worker."""
+
+ManifestsArgument = Annotated[
+    str | None, typer.Argument(metavar="[DIR]", help="Manifests to apply at the start.", show_default=False)
+]
+BrokerOption = Annotated[str | None, typer.Option("--broker", metavar="URL", help="Mailboxes. (TROUPE_BROKER)")]
+StateOption = Annotated[str | None, typer.Option("--state", metavar="URL", help="Session state. (TROUPE_STATE)")]
+LlmOption = Annotated[
+    str | None,
+    typer.Option("--llm", metavar="URL", help="Model endpoint; else a simulator. (TROUPE_LLM, OPENAI_BASE_URL)"),
+]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Its model. (TROUPE_MODEL)")]
+ListenOption = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="The worker's address. (TROUPE_LISTEN)")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Where everything is kept. (TROUPE_DATA)")
+]
+
+
+def up(
+    manifests: ManifestsArgument = None,
+    broker: BrokerOption = None,
+    state: StateOption = None,
+    llm: LlmOption = None,
+    model: ModelOption = None,
+    listen: ListenOption = None,
+    data: DataOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Run control plane, worker and, where no model endpoint is named, the simulator, until Ctrl-C."""
+    with reported(debug=debug):
+        from troupe.chassis import lifecycle, logs, tracing
+        from troupe.cli.fleet import FleetSettings
+
+        endpoint = model_endpoint.named(llm, model, os.environ)
+        flags = {"broker": broker, "state": state, "listen": listen}
+        settings = FleetSettings.load(data or endpoints.data_directory(), endpoint, flags)
+        declared = declarations([manifests]) if manifests else []
+        logs.configure(settings.dataplane.log_format, "warning", service="up")
+        tracing.configure("up", settings.dataplane.otlp_endpoint)
+        try:
+            raise typer.Exit(lifecycle.run(lambda stop: _up(settings, declared, stop)))
+        finally:
+            tracing.shutdown()
+
+
+def commands(name: str) -> typer.Typer:
+    """This module's command."""
+    app = typer.Typer(add_completion=False)
+    app.command(name, context_settings=HELP)(up)
+    return app
+
+
+async def _up(settings: "FleetSettings", declared: list[Declared], stop: "Stop") -> int:
+    from troupe.chassis import logs
+    from troupe.cli.fleet import running
+
+    printer = output(Format.TABLE)
+    async with running(settings) as fleet:
+        printer.say(_addresses(fleet))
+        if declared:
+            await _bring(printer, fleet, declared)
+        printer.say(_hints(fleet, declared))
+        sys.stdout.flush()
+        logs.configure(settings.dataplane.log_format, settings.dataplane.log_level, service="up")
+        await stop
+    printer.say(Text(f"stopped; everything is kept in {settings.dataplane.data}"))
+    return 0
+
+
+async def _bring(printer: Output, fleet: "Fleet", declared: list[Declared]) -> None:
+    async with control_plane(fleet.endpoints.server) as client:
+        revised = await merged(client, declared)
+        stands = await follow(client, revised.revision, ROLLOUT_TIMEOUT, lambda _: None)
+    verb = "applied" if revised.difference else "unchanged"
+    printer.say(Text(f"{verb:<14} {len(declared)} resources, revision {revised.revision.generation}"))
+    for one in stands:
+        if one.progress is Progress.REFUSED:
+            printer.say(Text(str(one), style="red"))
+
+
+def _addresses(fleet: "Fleet") -> Table:
+    shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("control plane", fleet.endpoints.server),
+        ("worker", fleet.endpoints.gateway),
+        ("model", fleet.model),
+        ("metrics", fleet.metrics),
+        ("data", str(fleet.data)),
+    ):
+        if not value:
+            continue
+        shown.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+    return shown
+
+
+def _hints(fleet: "Fleet", declared: list[Declared]) -> Text:
+    elsewhere = fleet.data != endpoints.data_directory()
+    prefix = f"TROUPE_DATA={shlex.quote(str(fleet.data.absolute()))} " if elsewhere else ""
+    agents = [key(one.resource).name for one in declared if one.resource.kind == "Agent"]
+    first = [] if agents else [f"  {prefix}troupe apply -f examples/first-fleet --wait"]
+    lines = [*first, f"  {prefix}troupe chat {agents[0] if agents else 'clerk'}", f"  {prefix}troupe status"]
+    return Text("\n".join(["", "In another terminal:", *lines, "", "Ctrl-C stops it."]))

@@ -1,0 +1,184 @@
+"""The connection to one process of one worker: follows its reports, brings it placements and revisions.
+
+Each link is a task of its own, so a worker that is slow, hangs or refuses delays nobody else; and within a link,
+reports, placements and revisions do not wait for each other.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from dataclasses import dataclass, field
+from typing import Never
+
+import structlog
+
+from troupe.chassis.clock import Clock
+from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
+from troupe.controlplane import metrics
+from troupe.controlplane.clients import WorkerClient
+from troupe.controlplane.delays import backoff
+from troupe.controlplane.placement import Member
+from troupe.controlplane.pushes import Pushes, RetryTimes
+from troupe.v1.data_plane_pb2 import PlaceRequest
+from troupe.v1.resource_pb2 import ConfigSpec
+from troupe.v1.status_pb2 import ApplyPhase, StatusReport
+
+log = structlog.get_logger()
+
+Dial = Callable[[str], AbstractAsyncContextManager[WorkerClient]]
+"""Opens a client of the worker at an address."""
+Hear = Callable[[Member, StatusReport], Awaitable[None]]
+"""Takes a worker's report."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTimes:
+    """In seconds."""
+
+    first_report: float = 10.0
+    """A worker that is reached and does not report for this long is given up and dialled again."""
+    place: float = 10.0
+    """Place is answered at once."""
+    apply: float = 60.0
+    """An Apply prepares and starts every resource that changes, which may import large packages."""
+    redial: RetryTimes = field(default_factory=lambda: RetryTimes(first=0.1, longest=5.0))
+    """Between two tries to reach the worker."""
+    again: RetryTimes = field(default_factory=RetryTimes)
+    """Between two tries to bring it the same thing."""
+
+
+class Link:
+    """Brings one process of one worker what is newest, for as long as `run` runs."""
+
+    def __init__(
+        self, member: Member, dial: Dial, hear: Hear, clock: Clock, random: Callable[[], float], times: LinkTimes
+    ) -> None:
+        self._member, self._dial, self._hear = member, dial, hear
+        self._clock, self._random, self._times = clock, random, times
+        self._pushes = Pushes(random, times.again)
+        self._placement: PlaceRequest | None = None
+        self._offered, self._placed = asyncio.Event(), asyncio.Event()
+
+    def offer(self, config: ConfigSpec) -> None:
+        """`config` is the newest revision now; one that was offered and not yet sent is passed over."""
+        self._pushes.offer(config)
+        self._offered.set()
+
+    def place(self, placement: PlaceRequest) -> None:
+        """`placement` is the newest one now."""
+        self._placement = placement
+        self._placed.set()
+
+    async def run(self) -> Never:
+        """Dial, talk, and dial again, until cancelled."""
+        failures = 0
+        while True:
+            try:
+                async with self._dial(self._member.address) as client, aclosing(self._reports(client)) as reports:
+                    await self._met(reports)
+                    failures = 0
+                    await self._talk(client, reports)
+            except* TroupeError as errors:
+                log.info(
+                    "worker not reached" if failures else "worker lost",
+                    worker=self._member.worker_id,
+                    address=self._member.address,
+                    error=str(_first(errors)),
+                )
+            failures += 1
+            redial = self._times.redial
+            await self._clock.sleep(backoff(failures, redial.first, redial.longest, self._random))
+
+    async def _reports(self, client: WorkerClient) -> AsyncGenerator[StatusReport, None]:
+        """The reports of the process that this link is for. Another may answer at its address: a worker of another
+        fleet, or a new process that has not registered yet; neither shall get what is this one's."""
+        member = self._member
+        async with aclosing(client.reports()) as reports:
+            async for report in reports:
+                if (report.worker_id, report.instance_id) != (member.worker_id, member.instance_id):
+                    raise Unavailable(
+                        "OTHER_WORKER", f"{report.worker_id} answers at {member.address}, in another process"
+                    )
+                self._pushes.reported(report, self._clock.monotonic())
+                self._offered.set()
+                await self._hear(member, report)
+                yield report
+        raise Unavailable("REPORT_ENDED", f"{member.worker_id} ended its report")
+
+    async def _met(self, reports: AsyncIterator[StatusReport]) -> None:
+        try:
+            async with asyncio.timeout(self._times.first_report):
+                await anext(reports)
+        except TimeoutError as error:
+            raise Unavailable("SILENT", f"no report within {self._times.first_report:g} s") from error
+        log.info("worker reached", worker=self._member.worker_id, address=self._member.address)
+
+    async def _talk(self, client: WorkerClient, reports: AsyncIterator[StatusReport]) -> None:
+        self._pushes.connected()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._placing(client))
+            group.create_task(self._applying(client))
+            async for _ in reports:
+                pass
+
+    async def _placing(self, client: WorkerClient) -> Never:
+        done: PlaceRequest | None = None
+        failures = 0
+        while True:
+            self._placed.clear()
+            placement = self._placement
+            wait: float | None = None
+            if placement is not None and placement is not done:
+                try:
+                    await client.place(placement, self._times.place)
+                    done, failures = placement, 0
+                except FailedPrecondition as error:
+                    done = placement
+                    log.warning("placement refused", worker=self._member.worker_id, error=str(error))
+                except TroupeError as error:
+                    failures += 1
+                    wait = backoff(failures, self._times.again.first, self._times.again.longest, self._random)
+                    log.warning("placement not brought", worker=self._member.worker_id, error=str(error))
+            await _within(self._placed, wait)
+
+    async def _applying(self, client: WorkerClient) -> Never:
+        while True:
+            self._offered.clear()
+            due = self._pushes.due(self._clock.monotonic())
+            if due is None or due[1] > 0:
+                await _within(self._offered, due[1] if due is not None else None)
+            else:
+                await self._apply(client, due[0])
+
+    async def _apply(self, client: WorkerClient, config: ConfigSpec) -> None:
+        told = log.bind(worker=self._member.worker_id, revision=config.revision_id, generation=config.generation)
+        try:
+            attempt = await client.apply(config, self._times.apply)
+        except TroupeError as error:
+            self._pushes.failed(config, error.retryable, self._clock.monotonic())
+            outcome, reason = "error", str(error)
+        else:
+            self._pushes.answered(attempt, self._clock.monotonic())
+            outcome = ApplyPhase.Name(attempt.phase).removeprefix("APPLY_PHASE_").lower()
+            reason = attempt.error.message
+        metrics.APPLIES.labels(outcome).inc()
+        if self._pushes.parked:
+            told.error("revision refused", outcome=outcome, error=reason)
+        elif reason:
+            told.warning("revision not taken yet", outcome=outcome, error=reason)
+        else:
+            told.info("revision brought", outcome=outcome)
+
+
+async def _within(event: asyncio.Event, seconds: float | None) -> None:
+    """Until the event is set, or `seconds` have passed."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _first(errors: BaseExceptionGroup[TroupeError]) -> BaseException:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

@@ -1,0 +1,111 @@
+"""What one attempt at a turn shows to those who listen, in order, with text coalesced."""
+
+import asyncio
+
+from troupe.broker.order import Number
+from troupe.chassis.clock import Clock
+from troupe.chassis.errors import TroupeError
+from troupe.chassis.wire import timestamp
+from troupe.dataplane.actors.hub import MessageLog
+from troupe.v1.envelope_pb2 import SessionRef
+from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished, ToolCallStarted
+
+COALESCE = 0.04
+"""Seconds between two token events of one attempt: one costs about ten times what a token does."""
+SHOWN_RESULT = 4096
+"""Bytes of a tool's result that an event shows."""
+
+
+class AttemptEvents:
+    """Numbers one attempt's events and appends them to the message's log."""
+
+    def __init__(
+        self, log: MessageLog, session: SessionRef, message_id: str, epoch: int, attempt: int, clock: Clock
+    ) -> None:
+        self._log, self._session, self._message_id = log, session, message_id
+        self._epoch, self._attempt, self._clock = epoch, attempt, clock
+        self._sequence = 0
+        self._text: list[str] = []
+        self._shown_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def started(self, worker_id: str, revision_id: str) -> None:
+        event = self._event()
+        event.started.worker_id, event.started.revision_id = worker_id, revision_id
+        self._log.append(event)
+
+    def text(self, text: str) -> None:
+        """Show more of the answer: the first at once, then at most every COALESCE seconds."""
+        self._text.append(text)
+        if self._timer is None:
+            wait = self._shown_at + COALESCE - self._clock.monotonic()
+            if wait <= 0:
+                self._flush()
+            else:
+                self._timer = asyncio.get_running_loop().call_later(wait, self._flush)
+
+    def tool_started(self, call: ToolCallStarted) -> None:
+        self._flush()
+        event = self._event()
+        event.tool_call_started.CopyFrom(call)
+        self._log.append(event)
+
+    def tool_finished(self, call: ToolCallFinished) -> None:
+        self._flush()
+        event = self._event()
+        event.tool_call_finished.CopyFrom(call)
+        encoded = call.result.encode()
+        if len(encoded) > SHOWN_RESULT:
+            event.tool_call_finished.result = encoded[:SHOWN_RESULT].decode(errors="ignore") + "…"
+        self._log.append(event)
+
+    def sealed(self, error: TroupeError, next_attempt: float | None) -> None:
+        """The attempt is void; `next_attempt` in seconds since the epoch, None: at once."""
+        self._drop()
+        event = self._event()
+        event.sealed.error.CopyFrom(error.detail())
+        if next_attempt is not None:
+            event.sealed.next_attempt.CopyFrom(timestamp(next_attempt))
+        self._log.append(event)
+
+    def completed(self, completed: Completed, only: Number | None = None) -> None:
+        self._flush()
+        event = self._event()
+        event.completed.CopyFrom(completed)
+        self._log.append(event, only)
+
+    def failed(self, failed: Failed, only: Number | None = None) -> None:
+        """`only`: an answer for the sender of this copy."""
+        self._flush()
+        event = self._event()
+        event.failed.CopyFrom(failed)
+        self._log.append(event, only)
+
+    def close(self) -> None:
+        """Nothing more will be shown."""
+        self._drop()
+
+    def _flush(self) -> None:
+        if self._text:
+            event = self._event()
+            event.token_delta.text = "".join(self._text)
+            self._log.append(event)
+        self._drop()
+        self._shown_at = self._clock.monotonic()
+
+    def _drop(self) -> None:
+        self._text.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _event(self) -> Event:
+        self._sequence += 1
+        return Event(
+            session=self._session,
+            message_id=self._message_id,
+            epoch=self._epoch,
+            attempt=self._attempt,
+            sequence=self._sequence,
+            time=timestamp(self._clock.now()),
+        )

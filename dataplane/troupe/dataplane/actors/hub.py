@@ -1,0 +1,159 @@
+"""The events of turns, from whoever runs them to whoever listens on this worker.
+
+A message's events stand in one log while anybody runs or follows it; followers read it at their own pace, so a slow
+one slows nobody and needs no queue of its own. Text that a follower is behind with reaches it as one event.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number
+from troupe.chassis.errors import ResourceExhausted
+from troupe.v1.agent_pb2 import EventPosition
+from troupe.v1.turn_pb2 import Event
+
+FEED_LIMIT = 4096
+"""Events that a session's follower may be behind before it is cut."""
+_FINAL = ("completed", "failed")
+
+
+class Hub:
+    """All logs of one worker."""
+
+    def __init__(self) -> None:
+        self._logs: dict[tuple[SessionKey, str], MessageLog] = {}
+        self._feeds: dict[SessionKey, set[Feed]] = {}
+
+    @contextlib.contextmanager
+    def log(self, key: SessionKey, message_id: str) -> Iterator["MessageLog"]:
+        """The message's log, kept while this is entered, by any number of users."""
+        name = (key, message_id)
+        log = self._logs.get(name)
+        if log is None:
+            log = self._logs[name] = MessageLog(self, key)
+        log.users += 1
+        try:
+            yield log
+        finally:
+            log.users -= 1
+            if log.users == 0:
+                self._logs.pop(name, None)
+
+    def listening(self, key: SessionKey, message_id: str) -> bool:
+        """Whether anybody has the message's log open, or follows the session."""
+        return (key, message_id) in self._logs or key in self._feeds
+
+    @contextlib.contextmanager
+    def feed(self, key: SessionKey) -> Iterator["Feed"]:
+        """All events of a session from now on."""
+        feed = Feed()
+        self._feeds.setdefault(key, set()).add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds[key].discard(feed)
+            if not self._feeds[key]:
+                del self._feeds[key]
+
+    def _feed(self, key: SessionKey, event: Event) -> None:
+        for feed in self._feeds.get(key, ()):
+            feed.push(event)
+
+
+class MessageLog:
+    """The events of one message that still matter: those of attempts that were sealed are dropped."""
+
+    def __init__(self, hub: Hub, key: SessionKey) -> None:
+        self.users = 0
+        self._hub, self._key = hub, key
+        self._events: list[tuple[Event, Number | None]] = []
+        self._dropped = 0
+        self._news = asyncio.Event()
+
+    def append(self, event: Event, only: Number | None = None) -> None:
+        """`only`: for the sender of this copy of the message and nobody else."""
+        if event.HasField("sealed"):
+            self._dropped += len(self._events)
+            self._events.clear()
+        self._events.append((event, only))
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+        if only is None:
+            self._hub._feed(self._key, event)
+
+    async def follow(self, after: EventPosition | None = None, number: Number | None = None) -> AsyncIterator[Event]:
+        """The events beyond `after`, those to come included, until the message's last one. `number` is the copy that
+        the follower sent."""
+        beyond = (after.epoch, after.attempt, after.sequence) if after else (0, 0, 0)
+        cursor = 0
+        while True:
+            news = self._news
+            fresh = self._events[max(0, cursor - self._dropped) :]
+            cursor = self._dropped + len(self._events)
+            for event in _coalesced(
+                event
+                for event, only in fresh
+                if only in (None, number)
+                and ((event.epoch, event.attempt, event.sequence) > beyond or event.WhichOneof("kind") in _FINAL)
+            ):
+                yield event
+                if event.WhichOneof("kind") in _FINAL:
+                    return
+            await news.wait()
+
+
+class Feed:
+    """What one follower of a session has not read yet."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._news = asyncio.Event()
+        self._cut = False
+
+    def push(self, event: Event) -> None:
+        if len(self._events) >= FEED_LIMIT:
+            self._cut = True
+        else:
+            self._events.append(event)
+        self._news.set()
+
+    async def follow(self) -> AsyncIterator[Event]:
+        """Events as they come. Raises ResourceExhausted once the follower is FEED_LIMIT behind."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            fresh, self._events = self._events, deque()
+            for event in _coalesced(iter(fresh)):
+                yield event
+            if self._cut:
+                raise ResourceExhausted(
+                    "TOO_SLOW", f"the stream was {FEED_LIMIT} events behind and was cut; subscribe again", retry_after=1
+                )
+
+
+def _coalesced(events: Iterator[Event]) -> Iterator[Event]:
+    """The same, with neighbouring token deltas of one attempt joined."""
+    held: Event | None = None
+    for event in events:
+        if held is not None:
+            if event.HasField("token_delta") and (event.message_id, event.epoch, event.attempt) == (
+                held.message_id,
+                held.epoch,
+                held.attempt,
+            ):
+                joined = Event()
+                joined.CopyFrom(event)
+                joined.token_delta.text = held.token_delta.text + event.token_delta.text
+                held = joined
+                continue
+            yield held
+            held = None
+        if event.HasField("token_delta"):
+            held = event
+        else:
+            yield event
+    if held is not None:
+        yield held

@@ -1,0 +1,19 @@
+"""What the actor runtime counts. Labels are bounded: never a session."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+TURNS = Counter("troupe_turns", "Messages settled, by what became of them.", ["fate"])
+TURN_LATENCY = Histogram(
+    "troupe_turn_latency_seconds",
+    "From a message's publish confirm to its commit, for messages that were answered.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+TURN_TIME = Counter("troupe_turn_time_seconds", "Time of answered messages, by agent and cause.", ["agent", "cause"])
+RETRIES = Counter("troupe_turn_retries", "Attempts that failed and are tried again, by reason.", ["reason"])
+DEAD_LETTERS = Counter("troupe_turn_dead_letters", "Messages given up, by reason.", ["reason"])
+INBOX_WRITES = Counter("troupe_inbox_writes", "Messages that had to wait and were written to an inbox.")
+GAPS = Counter("troupe_gaps", "Missing messages that a session waited for, by end.", ["end"])
+FENCED = Counter("troupe_fenced", "Writes that the store refused because a shard has another owner.")
+HOT_SESSIONS = Gauge("troupe_hot_sessions", "Sessions in memory.")
+RUNNING_TURNS = Gauge("troupe_running_turns", "Turns that run now.")
+DEFECTS = Counter("troupe_runtime_defects", "Failures of the runtime itself. Anything but 0 wants a bug report.")

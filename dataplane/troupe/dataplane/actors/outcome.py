@@ -1,0 +1,196 @@
+"""How an attempt at a turn can end, and the running of one."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from google.rpc import code_pb2
+
+from troupe.broker.addressing import SessionKey
+from troupe.chassis import tracing
+from troupe.chassis.errors import DeadlineExceeded, Internal, NotFound, TroupeError
+from troupe.chassis.wire import seconds
+from troupe.dataplane.actors.attempt import AttemptEvents
+from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
+from troupe.dataplane.actors.turn import Turn
+from troupe.dataplane.actors.world import World
+from troupe.dataplane.state.port import CancelRecorded, Fenced, Owner, Record
+from troupe.v1 import turn_pb2
+
+STALE_AFTER = 23 * 3600.0
+"""Seconds after which a message that never began is not begun: records of its copies may be forgotten soon."""
+MAX_STARTS = 3
+"""Starts from the inbox without an end after which a message is taken to kill its worker."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The turn came to its reply."""
+
+    result: TurnResult
+    behaviour: Behaviour
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt ended in an error; whether it is tried again is the policy's to say."""
+
+    error: TroupeError
+    behaviour: Behaviour | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The message did not start in time."""
+
+    error: TroupeError
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A CANCEL ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """There is nothing to do but to settle its number: a SKIP, or a copy of the message with this record."""
+
+    of: Record | None = None
+
+
+Outcome = Done | Failed | Expired | Cancelled | Skipped
+
+
+class TurnRaised(Internal):
+    """Code of an agent or actor raised something that says nothing of itself; another attempt may fare better."""
+
+    code = code_pb2.INTERNAL
+    retryable = True
+
+
+class WorkerKilled(TroupeError):
+    """The message was started and never came to an end, too often."""
+
+    code = code_pb2.ABORTED
+
+
+class MessageExpired(TroupeError):
+    """The message waited longer than it was good for."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+
+
+async def attempt(
+    world: World,
+    owner: Owner,
+    key: SessionKey,
+    turn: Turn,
+    *,
+    state: bytes,
+    history: Sequence[bytes],
+    events: AttemptEvents,
+) -> Outcome:
+    """Run one attempt. Raises Fenced when another owns the session's shard."""
+    if (hopeless := _judge(turn, world.clock.now())) is not None:
+        return hopeless
+    behaviour = world.behaviour(key)
+    if behaviour is None:
+        return Failed(
+            NotFound("UNKNOWN_TARGET", f"no agent or actor {key.namespace}/{key.agent} in the running revision"), None
+        )
+    events.started(world.worker_id, behaviour.revision_id)
+    context = TurnContext(
+        key=key,
+        message=turn.envelope,
+        attempt=turn.attempt,
+        state=state,
+        history=history,
+        journal=_Journal(world, owner, key, turn),
+        events=events,
+        ledger=turn.ledger,
+    )
+    try:
+        return Done(await _run(world, behaviour, context, turn), behaviour)
+    except CancelRecorded:
+        return Cancelled()
+    except Fenced:
+        raise
+    except TroupeError as error:
+        return Cancelled() if turn.cancelled else Failed(error, behaviour)
+    except Exception as error:
+        if turn.cancelled:
+            return Cancelled()
+        log.warning("turn raised", agent=key.agent, session=key.session, attempt=turn.attempt, exc_info=error)
+        return Failed(TurnRaised("TURN_RAISED", f"{key.agent} raised {type(error).__name__}: {error}"), behaviour)
+
+
+def _judge(turn: Turn, now: float) -> Outcome | None:
+    """What ends the message before it starts; expiry only before its first start."""
+    if turn.cancelled:
+        return Cancelled()
+    if turn.entry.starts >= MAX_STARTS:
+        error = WorkerKilled(
+            "WORKER_KILLED", f"message {turn.message_id} was started {turn.entry.starts} times and never ended"
+        )
+        return Failed(error, None)
+    if turn.entry.attempts == 0 and (late := _late(turn, now)) is not None:
+        return Expired(late)
+    return None
+
+
+async def _run(world: World, behaviour: Behaviour, context: TurnContext, turn: Turn) -> TurnResult:
+    parent = tracing.context(turn.envelope.traceparent, turn.envelope.tracestate)
+    with tracing.tracer().start_as_current_span(
+        f"turn {context.key.agent}",
+        context=parent,
+        attributes={
+            "troupe.agent": context.key.agent,
+            "troupe.session": context.key.session,
+            "troupe.message": turn.message_id,
+            "troupe.attempt": turn.attempt,
+        },
+    ):
+        try:
+            async with asyncio.timeout(behaviour.deadline) as scope:
+                turn.scope = scope
+                return await behaviour.run(context)
+        except TimeoutError as error:
+            if turn.cancelled or not scope.expired():
+                raise
+            raise DeadlineExceeded(
+                "TURN_DEADLINE", f"the turn took longer than its deadline of {behaviour.deadline:g} s"
+            ) from error
+        finally:
+            turn.scope = None
+
+
+def _late(turn: Turn, now: float) -> TroupeError | None:
+    first_sent = seconds(turn.envelope.first_sent)
+    if turn.envelope.HasField("expires") and now >= turn.expires:
+        return MessageExpired("EXPIRED", f"the message was to start within {turn.expires - first_sent:g} s")
+    if now - first_sent > STALE_AFTER:
+        return MessageExpired("STALE", "the message was sent more than 23 hours ago")
+    return None
+
+
+class _Journal:
+    """See `troupe.dataplane.actors.behaviour.Journal`."""
+
+    def __init__(self, world: World, owner: Owner, key: SessionKey, turn: Turn) -> None:
+        self._world, self._owner, self._key, self._turn = world, owner, key, turn
+
+    @property
+    def kept(self) -> Mapping[str, bytes]:
+        return self._turn.journal
+
+    async def keep(self, steps: Mapping[str, bytes], *, starts: bool) -> None:
+        began = self._world.clock.monotonic()
+        store, turn = self._world.store, self._turn
+        await self._world.persist(
+            "journal", lambda: store.journal(self._owner, self._key, turn.message_id, steps, starts=starts)
+        )
+        turn.journal.update(steps)
+        turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, self._world.clock.monotonic())

@@ -1,0 +1,91 @@
+"""One message on its way through its session."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from troupe.broker.envelope import digest
+from troupe.broker.order import Number
+from troupe.broker.port import Delivery
+from troupe.chassis.ledger import Ledger
+from troupe.chassis.wire import seconds
+from troupe.dataplane.state.port import Entry
+from troupe.v1.envelope_pb2 import Envelope
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """The message whose turn it is: on the fast path it is still unacked, otherwise it stands in the inbox."""
+
+    envelope: Envelope
+    entry: Entry
+    """As it stands, or would stand, in the inbox."""
+    published: float
+    """Clock.monotonic() of the publish confirm, as near as the broker says it."""
+    attempt: int = 0
+    waiting: bool = False
+    """It stands in the inbox."""
+    deliveries: list[Delivery] = field(default_factory=list)
+    journal: dict[str, bytes] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    cancelled: bool = False
+    """Somebody asked for it to be cancelled."""
+    scope: asyncio.Timeout | None = None
+    """Set while its behaviour runs."""
+    task: asyncio.Task[None] | None = None
+    """What runs it."""
+
+    @property
+    def number(self) -> Number:
+        return self.entry.number
+
+    @property
+    def message_id(self) -> str:
+        return self.entry.message_id
+
+    @property
+    def expires(self) -> float:
+        """Seconds since the epoch."""
+        return seconds(self.envelope.expires)
+
+    def ack(self) -> None:
+        """Its deliveries have had their effect, or wait in the inbox."""
+        deliveries, self.deliveries = self.deliveries, []
+        for delivery in deliveries:
+            delivery.ack()
+
+    def cancel(self) -> None:
+        """Stop its behaviour, wherever that is."""
+        self.cancelled = True
+        if self.scope is not None and not self.scope.expired():
+            self.scope.reschedule(0.0)
+
+    def abandon(self) -> None:
+        """Stop it without a trace: somebody else takes it up."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+def number_of(envelope: Envelope) -> Number:
+    return Number(envelope.number.stream, envelope.number.sequence)
+
+
+def entry_of(envelope: Envelope, now: float) -> Entry:
+    """How a message that comes now enters the inbox."""
+    return Entry(
+        number=number_of(envelope),
+        message_id=envelope.id,
+        digest=digest(envelope.content),
+        placed=now,
+        skip=not envelope.HasField("content"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message that was delivered and neither started nor placed yet."""
+
+    delivery: Delivery
+    envelope: Envelope
+    entry: Entry
+    at: float
+    """Clock.monotonic() of its delivery."""

@@ -1,0 +1,67 @@
+"""What an actor needs of the worker around it."""
+
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.port import Broker
+from troupe.chassis.clock import Clock
+from troupe.chassis.errors import Unavailable
+from troupe.dataplane.actors.behaviour import Behaviour
+from troupe.dataplane.actors.hub import Hub
+from troupe.dataplane.state.port import Owner, StateStore
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one message ended, for those who watch revisions and load."""
+
+    generation: int
+    """Of the revision that its last attempt ran under; 0 where none did."""
+    hopeless: bool
+    """It failed, and no other attempt could have succeeded."""
+    latency: float | None
+    """Seconds from its publish confirm, where it was answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The worker, as its actors see it."""
+
+    store: StateStore
+    broker: Broker
+    hub: Hub
+    clock: Clock
+    worker_id: str
+    behaviour: Callable[[SessionKey], Behaviour | None]
+    """What runs the session's messages now; None for a target that the running revision does not know."""
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    """Run something beside; it is cancelled when the worker stops."""
+    fenced: Callable[[Owner, int], None]
+    """The store refused this owner: its shard is another's, under that epoch."""
+    defective: Callable[[Owner], None]
+    """The runtime itself failed on a message of this shard: its messages are to come again."""
+    ended: Callable[[Ending], None]
+    """A message was answered or given up."""
+    order_timeout: float
+    dice: Callable[[], float] = field(default=random.random)
+    """Uniform in [0, 1)."""
+
+    async def persist(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
+        """Repeat `write` until the store or broker takes it: what must be written has nowhere else to go, and the
+        message that it is about stays with us meanwhile. Other errors than Unavailable are raised."""
+        delay = 0.1
+        while True:
+            try:
+                return await write()
+            except Unavailable as error:
+                log.warning("cannot persist, trying again", what=what, error=str(error), again_in_seconds=delay)
+                await self.clock.sleep(delay)
+                delay = min(5.0, delay * 2)

@@ -1,0 +1,30 @@
+"""The ends of a turn that only a turn can have."""
+
+from typing import ClassVar
+
+from google.rpc import code_pb2
+
+from troupe.chassis.errors import Internal, TroupeError
+
+
+class UnknownOutcome(TroupeError):
+    """A tool that is not idempotent was started, and nobody can know whether it acted. Reason UNKNOWN_OUTCOME."""
+
+    code: ClassVar[int] = code_pb2.UNKNOWN
+
+    def __init__(self, tool: str, call_id: str, why: str) -> None:
+        super().__init__(
+            "UNKNOWN_OUTCOME",
+            f"tool {tool} (call {call_id}) {why}, and it is not declared idempotent: look at what it acts on, "
+            "then redrive or purge the message",
+            metadata={"tool": tool, "call_id": call_id},
+        )
+
+
+class NonDeterministic(Internal):
+    """The journal holds something else than what this replay decided. Reason NON_DETERMINISTIC."""
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(
+            "NON_DETERMINISTIC", f"step {step} does not replay: {why}; the journal was written by other code"
+        )

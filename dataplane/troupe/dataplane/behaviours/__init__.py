@@ -1,0 +1,1 @@
+"""What sessions run: LLM agents, and actors that users write in Python."""

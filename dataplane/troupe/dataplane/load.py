@@ -1,0 +1,136 @@
+"""How a worker is and what it carries, sampled for reports. Reporting never waits for a turn."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from troupe.chassis.clock import Clock
+from troupe.chassis.wire import timestamp
+from troupe.dataplane.actors.host import Host
+from troupe.dataplane.actors.world import Ending
+from troupe.dataplane.config import Applier
+from troupe.v1 import status_pb2
+from troupe.v1.status_pb2 import Capacity, Health, Load, StatusReport
+
+RATE_WINDOW: Final = 10.0
+LATENCY_WINDOW: Final = 60.0
+MAX_SAMPLES: Final = 4096
+"""Turns of the latency window that are kept: the newest."""
+HEARTBEAT: Final = 3.0
+"""Seconds between two reports at most."""
+SAMPLE: Final = 0.25
+"""Seconds between two looks for a change."""
+
+
+@dataclass(slots=True)
+class TurnMeter:
+    """Counts settled turns, how long they took, and how they fared under the newest revision."""
+
+    clock: Clock
+    turns: int = 0
+    _settled: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    _generation: int = 0
+    _begun: int = 0
+    _hopeless: int = 0
+
+    def ended(self, ending: Ending) -> None:
+        """A message was answered or given up."""
+        self.turns += 1
+        if ending.latency is not None:
+            self._settled.append((self.clock.monotonic(), ending.latency))
+        if ending.generation > self._generation:
+            self._generation, self._begun, self._hopeless = ending.generation, 0, 0
+        if ending.generation == self._generation:
+            self._begun += 1
+            self._hopeless += ending.hopeless
+
+    def of(self, generation: int) -> tuple[int, int]:
+        """(turns that ended under the revision of this generation, those of them that could not have succeeded)."""
+        return (self._begun, self._hopeless) if generation == self._generation else (0, 0)
+
+    def rate(self) -> float:
+        """Turns per second over the last RATE_WINDOW seconds."""
+        since = self.clock.monotonic() - RATE_WINDOW
+        return sum(at >= since for at, _ in self._settled) / RATE_WINDOW
+
+    def p99(self) -> float | None:
+        """99th percentile of latency over the last LATENCY_WINDOW seconds; None without turns."""
+        since = self.clock.monotonic() - LATENCY_WINDOW
+        latencies = sorted(latency for at, latency in self._settled if at >= since)
+        return latencies[min(len(latencies) - 1, int(len(latencies) * 0.99))] if latencies else None
+
+
+class Reporter:
+    """Makes this worker's status reports."""
+
+    def __init__(
+        self, worker_id: str, instance_id: str, host: Host, applier: Applier, meter: TurnMeter, clock: Clock
+    ) -> None:
+        self._worker_id, self._instance_id = worker_id, instance_id
+        self._host, self._applier, self._meter, self._clock = host, applier, meter, clock
+        self.draining = False
+        self.capacity = capacity(host.max_hot)
+
+    def report(self, sequence: int) -> StatusReport:
+        """The status now."""
+        return StatusReport(
+            worker_id=self._worker_id,
+            instance_id=self._instance_id,
+            sequence=sequence,
+            running=self._applier.running_revision(),
+            last_attempt=self._applier.last_attempt,
+            health=self._health(),
+            capacity=self.capacity,
+            shards=self._host.statuses(),
+            load=Load(
+                hot_sessions=self._host.hot,
+                running_turns=self._host.running,
+                turns=self._meter.turns,
+                turns_per_second=self._meter.rate(),
+                turn_latency_p99_seconds=self._meter.p99(),
+            ),
+            time=timestamp(self._clock.now()),
+        )
+
+    async def reports(self) -> AsyncIterator[StatusReport]:
+        """The status in full at once, then whenever revision, health or shards change, and every HEARTBEAT seconds.
+        A caller that is slow gets the newest when it comes back."""
+        sequence, last, said = 0, StatusReport(), 0.0
+        while True:
+            report = self.report(sequence + 1)
+            if not sequence or _differs(report, last) or self._clock.monotonic() - said >= HEARTBEAT:
+                sequence, last, said = sequence + 1, report, self._clock.monotonic()
+                yield report
+            await asyncio.sleep(SAMPLE)
+
+    def _health(self) -> Health:
+        if self.draining:
+            return Health(state=status_pb2.HEALTH_STATE_DRAINING, cause="the worker is stopping")
+        return Health(state=status_pb2.HEALTH_STATE_HEALTHY)
+
+
+def _differs(report: StatusReport, last: StatusReport) -> bool:
+    parts = ("running", "last_attempt", "health")
+    if any(getattr(report, part) != getattr(last, part) for part in parts):
+        return True
+    return [(shard.shard, shard.epoch, shard.state) for shard in report.shards] != [
+        (shard.shard, shard.epoch, shard.state) for shard in last.shards
+    ]
+
+
+def capacity(max_hot_sessions: int) -> Capacity:
+    """What this process may use: its processors, and its memory limit where the kernel tells one."""
+    return Capacity(cpus=len(os.sched_getaffinity(0)), memory_bytes=_memory_limit(), max_hot_sessions=max_hot_sessions)
+
+
+def _memory_limit() -> int:
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(physical, int(limit.read_text()))
+    except (OSError, ValueError):
+        return physical

@@ -1,0 +1,177 @@
+"""A worker from its settings."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+
+from troupe.broker import connect as brokers
+from troupe.broker.port import Broker
+from troupe.chassis import rpc
+from troupe.chassis.clock import Clock, SystemClock
+from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
+from troupe.chassis.ids import uuid7
+from troupe.dataplane.actors.host import Host
+from troupe.dataplane.actors.hub import Hub
+from troupe.dataplane.clients import stay_registered
+from troupe.dataplane.config import Applier, RevisionFiles
+from troupe.dataplane.gateway import Gateway
+from troupe.dataplane.llm.client import LlmConnections
+from troupe.dataplane.load import Reporter, TurnMeter, capacity
+from troupe.dataplane.placement import Placement
+from troupe.dataplane.revision import Endpoint, prepare
+from troupe.dataplane.service_agent import SERVICE as AGENT_SERVICE
+from troupe.dataplane.service_agent import Agents
+from troupe.dataplane.service_data_plane import SERVICE as DATA_PLANE_SERVICE
+from troupe.dataplane.service_data_plane import DataPlane
+from troupe.dataplane.sessions import Sessions
+from troupe.dataplane.settings import DataPlaneSettings
+from troupe.dataplane.state import connect as stores
+from troupe.dataplane.watchdog import LoopWatch
+from troupe.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
+from troupe.v1.control_plane_pb2 import RegisterRequest
+from troupe.v1.data_plane_pb2 import PlaceRequest
+from troupe.v1.data_plane_pb2_grpc import add_DataPlaneServiceServicer_to_server
+from troupe.v1.status_pb2 import ShardStatus
+
+ENOUGH_TURNS = 5
+"""Turns on a new revision from which on their failures speak against it."""
+LOOK_BACK = 3.0
+"""Seconds after which a blocked loop is forgiven."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that serves."""
+
+    address: str
+    """`host:port` really bound."""
+
+
+@contextlib.asynccontextmanager
+async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> AsyncIterator[Worker]:
+    """Serve until the block is left. Entering returns when calls are answered; the shards come with the control
+    plane's placement. Leaving takes nothing new, lets running turns end within `drain_timeout`, and stops; a failure
+    in the background cancels the block. Raises, each with one line of what to do: FailedPrecondition and DataLoss for
+    the data directory, InvalidArgument for URLs, FailedPrecondition for a port in use."""
+    clock = clock or SystemClock()
+    for directory in reversed(settings.python_path):
+        if str(directory.absolute()) not in sys.path:
+            sys.path.insert(0, str(directory.absolute()))
+    broker_url = settings.broker or f"sqlite:///{(settings.data / 'broker.db').absolute()}"
+    state_url = settings.state or f"sqlite:///{(settings.data / 'state.db').absolute()}"
+    instance_id, hub, meter = uuid7(), Hub(), TurnMeter(clock)
+    placement, watch = Placement(instance_id), LoopWatch(clock)
+    async with (
+        stores.connected(state_url) as store,
+        brokers.connected(broker_url, settings.max_mailbox) as broker,
+        LlmConnections() as connections,
+        asyncio.TaskGroup() as tasks,
+    ):
+        endpoint = Endpoint(settings.llm, settings.model, settings.llm_key)
+        worker = _Worker(broker, placement, meter, watch)
+        applier = Applier(
+            RevisionFiles(settings.data / settings.worker_id),
+            prepare=lambda config: prepare(config, connections, endpoint, clock),
+            changed=worker.settle,
+            healthy=worker.trouble,
+            clock=clock,
+            tasks=tasks,
+            checks=settings.health_checks,
+            window=settings.health_window,
+        )
+        async with (
+            Host.hosting(
+                store,
+                broker,
+                hub,
+                clock,
+                worker_id=settings.worker_id,
+                behaviour=lambda key: applier.running.behaviour(key) if applier.running else None,
+                ended=meter.ended,
+                order_timeout=settings.order_timeout,
+                idle_after=settings.idle_after,
+                max_hot_sessions=settings.max_hot_sessions,
+                drain_timeout=settings.drain_timeout,
+            ) as host,
+            Gateway.opened(
+                broker,
+                store,
+                hub,
+                host,
+                clock,
+                generation=lambda: applier.running.config.generation if applier.running else 0,
+                max_session_inbox=settings.max_session_inbox,
+                ready=lambda: placement.shard_count,
+            ) as gateway,
+        ):
+            worker.join(host, applier)
+            reporter = Reporter(settings.worker_id, instance_id, host, applier, meter, clock)
+            sessions = Sessions(store, host, gateway, clock, settings.worker_id, lambda: placement.shard_count)
+            agents = Agents(gateway, sessions, hub)
+            data_plane = DataPlane(applier, reporter, worker.place)
+
+            def register(server: grpc.aio.Server) -> list[str]:
+                add_AgentServiceServicer_to_server(agents, server)
+                add_DataPlaneServiceServicer_to_server(data_plane, server)
+                return [AGENT_SERVICE, DATA_PLANE_SERVICE]
+
+            await applier.boot()
+            async with rpc.serving(settings, register) as serving:
+                joining = RegisterRequest(
+                    worker_id=settings.worker_id,
+                    instance_id=instance_id,
+                    address=settings.advertise or serving.address,
+                    capacity=capacity(settings.max_hot_sessions),
+                )
+                chores = [
+                    tasks.create_task(stay_registered(settings.server, joining, clock)),
+                    tasks.create_task(watch.run()),
+                ]
+                try:
+                    yield Worker(serving.address)
+                finally:
+                    reporter.draining = True
+                    for chore in chores:
+                        chore.cancel()
+                    applier.close()
+
+
+class _Worker:
+    """Brings together what the control plane said: a revision, and shards to run it for."""
+
+    def __init__(self, broker: Broker, placement: Placement, meter: TurnMeter, watch: LoopWatch) -> None:
+        self._broker, self._placement, self._meter, self._watch = broker, placement, meter, watch
+        self._settling = asyncio.Lock()
+
+    def join(self, host: Host, applier: Applier) -> None:
+        """Before anything else is called."""
+        self._host, self._applier = host, applier
+
+    async def place(self, request: PlaceRequest) -> list[ShardStatus]:
+        """Take the placement. Raises FailedPrecondition for an older one."""
+        self._placement.take(request)
+        await self.settle()
+        return self._host.statuses()
+
+    async def settle(self) -> None:
+        """Hold the shards placed here, once there is a revision to run for them."""
+        async with self._settling:
+            if self._placement.known:
+                await self._broker.declare(self._placement.shard_count)
+            if self._applier.running is not None and self._placement.known:
+                await self._host.hold(self._placement.mine)
+            self._host.revision_changed()
+
+    def trouble(self) -> TroupeError | None:
+        """What speaks against the revision on trial. All that it adds or changes was activated before it ran."""
+        if blocked := self._watch.blocked(within=LOOK_BACK):
+            return Unavailable("LOOP_BLOCKED", f"the worker's event loop was blocked for {blocked:.1f} s")
+        generation = self._applier.running.config.generation if self._applier.running else 0
+        begun, hopeless = self._meter.of(generation)
+        if begun >= ENOUGH_TURNS and hopeless * 2 >= begun:
+            return FailedPrecondition("TURNS_FAIL", f"{hopeless} of the {begun} turns that ran on it cannot succeed")
+        return None

@@ -1,0 +1,179 @@
+"""A revision made ready to run: every resource resolved, imported and compiled, or none."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from troupe.broker.addressing import DEFAULT, SessionKey
+from troupe.broker.retry import RetryPolicy
+from troupe.chassis.clock import Clock
+from troupe.chassis.errors import FailedPrecondition, InvalidArgument
+from troupe.chassis.settings import SecretStr
+from troupe.chassis.wire import seconds
+from troupe.dataplane.actors.behaviour import Behaviour
+from troupe.dataplane.agent.config import AgentConfig
+from troupe.dataplane.behaviours import actor
+from troupe.dataplane.behaviours.actor import ActorBehaviour
+from troupe.dataplane.behaviours.agent import AgentBehaviour
+from troupe.dataplane.llm.client import LlmConnections, ModelClient
+from troupe.dataplane.llm.endpoint import ModelEndpoint, ModelTimeouts
+from troupe.dataplane.tools import registry
+from troupe.dataplane.tools.executor import InProcessExecutor
+from troupe.dataplane.tools.tool import Tool
+from troupe.v1.resource_pb2 import (
+    ActorSpec,
+    AgentSpec,
+    ConfigSpec,
+    Metadata,
+    ModelSpec,
+    Resource,
+    SecretRef,
+    ToolSpec,
+)
+from troupe.v1.resource_pb2 import (
+    RetryPolicy as RetrySpec,
+)
+
+TURN_DEADLINE: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The worker's own model endpoint, for Models that name none."""
+
+    llm: str = ""
+    model: str = ""
+    key: SecretStr = field(default=SecretStr(""))
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What a worker runs. Immutable."""
+
+    config: ConfigSpec
+    behaviours: Mapping[tuple[str, str], Behaviour]
+    """By (namespace, name)."""
+
+    def behaviour(self, key: SessionKey) -> Behaviour | None:
+        return self.behaviours.get((key.namespace, key.agent))
+
+
+def prepare(config: ConfigSpec, connections: LlmConnections, endpoint: Endpoint, clock: Clock) -> Revision:
+    """Make `config` ready. Imports modules, so it may block. Raises TroupeErrors that name the resource at fault."""
+    return _Preparation(config, connections, endpoint, clock).revision()
+
+
+class _Preparation:
+    def __init__(self, config: ConfigSpec, connections: LlmConnections, endpoint: Endpoint, clock: Clock) -> None:
+        self._config, self._connections, self._endpoint, self._clock = config, connections, endpoint, clock
+        self._executor = InProcessExecutor()
+
+    def revision(self) -> Revision:
+        models = {_name(found.metadata): self._model(found) for found in self._of("Model")}
+        tools = {_name(found.metadata): self._tool(found) for found in self._of("Tool")}
+        behaviours: dict[tuple[str, str], Behaviour] = {}
+        for found in self._of("Agent"):
+            behaviours[_name(found.metadata)] = self._agent(found, models, tools)
+        for found in self._of("Actor"):
+            behaviours[_name(found.metadata)] = self._actor(found)
+        return Revision(self._config, behaviours)
+
+    def _of(self, kind: str) -> list[Resource]:
+        return [found for found in self._config.resources if found.kind == kind]
+
+    def _model(self, found: Resource) -> ModelClient:
+        spec = ModelSpec.FromString(found.spec.value)
+        resource = _resource(found)
+        base_url = spec.base_url or self._endpoint.llm
+        model = spec.model or self._endpoint.model
+        for value, missing, flag in ((base_url, "base URL", "--llm"), (model, "model name", "--model")):
+            if not value:
+                raise FailedPrecondition(
+                    "NO_MODEL_ENDPOINT",
+                    f"{resource} names no {missing} and the worker has none; start it with {flag}, or declare it",
+                    resource=resource,
+                )
+        own = not spec.base_url
+        key = _secret(spec.api_key, resource) if spec.HasField("api_key") else ""
+        key = key or (self._endpoint.key.get_secret_value() if own else "")
+        return self._connections.client(
+            ModelEndpoint(
+                base_url=base_url,
+                model=model,
+                api_key=key or None,
+                timeouts=_timeouts(spec),
+                max_concurrency=spec.max_concurrency if spec.HasField("max_concurrency") else 256,
+            )
+        )
+
+    def _tool(self, found: Resource) -> Tool:
+        return registry.resolve(found.metadata, ToolSpec.FromString(found.spec.value))
+
+    def _agent(
+        self, found: Resource, models: Mapping[tuple[str, str], ModelClient], tools: Mapping[tuple[str, str], Tool]
+    ) -> Behaviour:
+        spec = AgentSpec.FromString(found.spec.value)
+        namespace = found.metadata.namespace or DEFAULT
+        named = {name: tools[_reference(name, namespace)] for name in spec.tools}
+        return AgentBehaviour(
+            revision_id=self._config.revision_id,
+            generation=self._config.generation,
+            config=AgentConfig.from_spec(found.metadata, spec, named),
+            model=models[_reference(spec.model, namespace)],
+            retry=_retry(spec.retry),
+            executor=self._executor,
+            clock=self._clock,
+        )
+
+    def _actor(self, found: Resource) -> Behaviour:
+        spec = ActorSpec.FromString(found.spec.value)
+        return ActorBehaviour(
+            revision_id=self._config.revision_id,
+            generation=self._config.generation,
+            make=actor.load(spec.entry_point, _resource(found)),
+            retry=_retry(spec.retry),
+            deadline=seconds(spec.turn_deadline) if spec.HasField("turn_deadline") else TURN_DEADLINE,
+        )
+
+
+def _name(metadata: Metadata) -> tuple[str, str]:
+    return (metadata.namespace or DEFAULT, metadata.name)
+
+
+def _resource(found: Resource) -> str:
+    return "/".join((found.kind, *_name(found.metadata)))
+
+
+def _reference(name: str, namespace: str) -> tuple[str, str]:
+    before, _, after = name.rpartition("/")
+    return (before or namespace, after)
+
+
+def _retry(spec: RetrySpec) -> RetryPolicy:
+    plain = RetryPolicy()
+    return RetryPolicy(
+        max_retries=spec.max_retries if spec.HasField("max_retries") else plain.max_retries,
+        initial_delay=seconds(spec.initial_delay) if spec.HasField("initial_delay") else plain.initial_delay,
+        max_delay=seconds(spec.max_delay) if spec.HasField("max_delay") else plain.max_delay,
+    )
+
+
+def _timeouts(spec: ModelSpec) -> ModelTimeouts:
+    given = {name.name: seconds(value) for name, value in spec.timeouts.ListFields()}
+    return ModelTimeouts(**given)
+
+
+def _secret(reference: SecretRef, resource: str) -> str:
+    match reference.WhichOneof("source"):
+        case "env":
+            value, where = os.environ.get(reference.env), f"environment variable {reference.env}"
+        case "file":
+            path = Path(reference.file)
+            value, where = path.read_text().rstrip("\r\n") if path.is_file() else None, f"file {reference.file}"
+        case _:
+            raise InvalidArgument("BAD_SECRET", f"{resource}: apiKey names neither env nor file", resource=resource)
+    if not value:
+        raise FailedPrecondition("SECRET_MISSING", f"{resource}: {where} is not there on the worker", resource=resource)
+    return value

@@ -1,0 +1,127 @@
+"""Sessions as a whole: shown, listed, deleted."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from troupe.broker.addressing import SessionKey
+from troupe.chassis.clock import Clock
+from troupe.chassis.errors import InvalidArgument, NotFound, Unavailable
+from troupe.chassis.ids import uuid7
+from troupe.chassis.wire import timestamp
+from troupe.dataplane.actors.host import Host
+from troupe.dataplane.actors.settle import cancelled_record
+from troupe.dataplane.agent import history
+from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ToolMessage, UserMessage
+from troupe.dataplane.gateway import Gateway
+from troupe.dataplane.state.port import SessionSummary, StateStore
+from troupe.v1 import agent_pb2
+from troupe.v1.agent_pb2 import HistoryEntry, Session
+from troupe.v1.turn_pb2 import Usage
+
+DELETE_WAIT: Final = 10.0
+"""Seconds that a cancelled turn gets to end before its session is deleted."""
+
+
+class Sessions:
+    """One worker's view of all sessions. `shard_count` raises Unavailable before it is known."""
+
+    def __init__(
+        self, store: StateStore, host: Host, gateway: Gateway, clock: Clock, worker_id: str, shards: Callable[[], int]
+    ) -> None:
+        self._store, self._host, self._gateway, self._clock = store, host, gateway, clock
+        self._worker_id, self._shards = worker_id, shards
+
+    async def get(self, key: SessionKey, newest: int) -> tuple[Session, list[HistoryEntry]]:
+        """The session and its `newest` history entries, oldest first. Raises NotFound."""
+        summary = await self._store.summary(key)
+        actor = self._host.actor(key)
+        if summary is None and not (actor and (actor.turn or actor.waiting)):
+            raise NotFound("SESSION_UNKNOWN", f"no session {key}; send it a message to begin one")
+        summary = summary or SessionSummary(key, 0, 0, 0, b"", 0.0, 0.0)
+        entries: list[HistoryEntry] = []
+        if newest:
+            loaded = await self._store.load(key)
+            entries = [_shown(entry) for entry in history.replay(loaded.history)[-newest:]]
+        return self._session(key.shard(self._shards()), summary), entries
+
+    async def list(self, prefix: str, size: int, token: str) -> tuple[list[Session], str]:
+        """A page of the sessions whose paths begin with `prefix`, and the token of the next one, empty at the end."""
+        found = await self._store.summaries(prefix, _place(token), size + 1)
+        page = found[:size]
+        following = f"{page[-1][0]}:{page[-1][1].key.path}" if len(found) > size else ""
+        return [self._session(shard, summary) for shard, summary in page], following
+
+    async def delete(self, key: SessionKey) -> int:
+        """Cancel what runs and waits, drop state and history; how many messages that cancelled."""
+        owner = self._host.owner(key.shard(self._shards()))
+        if owner is None:
+            raise Unavailable("NOT_OWNER", f"no worker holds the shard of session {key} now; try again", retry_after=1)
+        cancelled, now = 0, self._clock.now()
+        actor = self._host.actor(key)
+        if actor is not None and actor.turn is not None:
+            await self._gateway.cancel(key, actor.turn.message_id, uuid7())
+            cancelled += 1
+            try:
+                async with asyncio.timeout(DELETE_WAIT):
+                    await actor.rested.wait()
+            except TimeoutError as error:
+                raise Unavailable(
+                    "TURN_RUNS", f"the running turn of session {key} did not end; try again", retry_after=1
+                ) from error
+        loaded = await self._store.load(key)
+        waiting = {
+            entry.message_id: cancelled_record(key, entry.message_id, entry.digest, entry.attempts, now)
+            for entry in loaded.inbox
+            if not entry.skip
+        }
+        await self._store.delete(owner, key, waiting, now)
+        self._host.forget(key)
+        for record in waiting.values():
+            self._gateway.announce(key, record)
+        return cancelled + len(waiting)
+
+    def _session(self, shard: int, summary: SessionSummary) -> Session:
+        actor = self._host.actor(summary.key)
+        session = Session(
+            session=summary.key.ref(),
+            state=agent_pb2.SESSION_STATE_WAITING if summary.waiting else agent_pb2.SESSION_STATE_IDLE,
+            version=summary.version,
+            turns=summary.turns,
+            waiting=summary.waiting,
+            usage=Usage.FromString(summary.usage),
+            shard=shard,
+        )
+        if summary.created:
+            session.created_at.CopyFrom(timestamp(summary.created))
+            session.updated_at.CopyFrom(timestamp(summary.updated))
+        if self._host.owner(shard) is not None:
+            session.worker_id = self._worker_id
+        if actor is not None:
+            session.waiting = actor.waiting - (actor.turn is not None and actor.turn.waiting)
+            if actor.turn is not None:
+                session.state = agent_pb2.SESSION_STATE_RUNNING
+                session.running_message_id = actor.turn.message_id
+        return session
+
+
+def _place(token: str) -> tuple[int, str] | None:
+    if not token:
+        return None
+    shard, _, path = token.partition(":")
+    if not shard.isdecimal() or not path:
+        raise InvalidArgument("BAD_PAGE_TOKEN", "page_token: is none that ListSessions gave")
+    return int(shard), path
+
+
+def _shown(entry: Entry) -> HistoryEntry:
+    match entry:
+        case UserMessage(text=text, message_id=message_id):
+            return HistoryEntry(role="user", text=text, message_id=message_id)
+        case AssistantMessage(text=text, message_id=message_id, tool_calls=calls):
+            shown = HistoryEntry(role="assistant", text=text, message_id=message_id)
+            for call in calls:
+                shown.tool_calls.add(call_id=call.call_id, tool=call.tool, arguments=call.arguments)
+            return shown
+        case ToolMessage(call_id=call_id, content=content, message_id=message_id):
+            return HistoryEntry(role="tool", text=content, call_id=call_id, message_id=message_id)

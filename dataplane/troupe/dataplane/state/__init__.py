@@ -1,0 +1,1 @@
+"""Where sessions live between turns: the port, and the backends behind it."""

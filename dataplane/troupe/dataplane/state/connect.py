@@ -1,0 +1,32 @@
+"""From a URL to a state store."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from troupe.chassis.errors import InvalidArgument, Unimplemented
+from troupe.dataplane.state.memory import MemoryStateStore
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.sqlite import SqliteStateStore
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[StateStore]:
+    """The store that `url` names: `sqlite:///PATH` (four slashes for an absolute path) or `memory://`. Raises
+    InvalidArgument for any other scheme, Unimplemented for `redis://`."""
+    scheme, _, rest = url.partition("://")
+    match scheme:
+        case "memory":
+            yield MemoryStateStore()
+        case "sqlite":
+            async with SqliteStateStore.opened(Path(rest.removeprefix("/"))) as store:
+                yield store
+        case "redis" | "rediss":
+            raise Unimplemented(
+                "NOT_BUILT",
+                "the Redis state store is not built yet; use sqlite:///PATH, which is durable on one machine",
+            )
+        case _:
+            raise InvalidArgument(
+                "BAD_STATE_URL", f"no state store at {url!r}: the URL must begin with sqlite:/// or memory://"
+            )

@@ -1,0 +1,264 @@
+"""What every state store can do: a few scripts, each of them atomic and durable when it returns.
+
+An owner's script carries its shard's (epoch, instance); epochs begin at 1. The store's fence record only grows: a
+lower epoch, or the same with another instance, is refused as Fenced and changes nothing. A higher one raises the
+record, whichever script it comes with and whatever else becomes of that: from then on the owner before is refused.
+Otherwise a script makes all its checks before its first write; the checks are those of `state/rules.py`, for every
+backend, and one contract suite runs over all of them.
+
+All raise Unavailable where the store cannot be used; whether the script was carried out is then not known, and it
+may be repeated: repeating any of them changes nothing more, and neither does one that is carried out late, after
+the attempt that it belongs to has ended.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Protocol
+
+from google.rpc import code_pb2
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number, Position
+from troupe.chassis.errors import Aborted, TroupeError
+from troupe.v1.agent_pb2 import VerbAnswer
+from troupe.v1.turn_pb2 import Fate
+
+RECORD_KEPT = 24 * 3600.0
+"""Seconds that records, verbs and the counters of silent streams are kept. DEAD and EXPIRED stay until redriven; a
+verb stays while its message waits, a counter while anything of its stream does."""
+RECENT = 256
+"""Message ids that `load` returns at most."""
+
+
+class Fenced(TroupeError):
+    """The shard has another owner: `epoch` is the store's. The writer must stop, at once and without a trace."""
+
+    code = code_pb2.ABORTED
+
+    def __init__(self, shard: int, epoch: int) -> None:
+        super().__init__("FENCED", f"shard {shard} belongs to another owner, under epoch {epoch}")
+        self.epoch = epoch
+
+
+class VersionConflict(Aborted):
+    """The store has the session otherwise than the turn read it: load it, look at the message again."""
+
+
+class CancelRecorded(TroupeError):
+    """A CANCEL was recorded for the message, or has settled it: it may only be settled as CANCELLED."""
+
+    code = code_pb2.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who writes: the process that holds a shard, under the epoch that it was given."""
+
+    shard: int
+    epoch: int
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message in a session's inbox, without its envelope. Times are seconds since the epoch."""
+
+    number: Number
+    message_id: str
+    digest: bytes
+    placed: float
+    skip: bool = False
+    """Its number is settled in order, and nothing more: it was a SKIP, a copy, or cancelled where it waited."""
+    attempts: int = 0
+    """Attempts begun, as far as the store was told."""
+    failures: int = 0
+    """Attempts that ended in an error."""
+    starts: int = 0
+    """Starts from the inbox since the last attempt that came to an end."""
+    not_before: float = 0.0
+    first_failed: float = 0.0
+    running: bool = False
+    """Written here while its turn ran on, because that took long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How a message ended: `status` is its serialized MessageStatus, `digest` its payload's."""
+
+    fate: Fate.ValueType
+    status: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One session as the store has it. A session that it does not know has version 0."""
+
+    version: int = 0
+    state: bytes = b""
+    history: Sequence[bytes] = ()
+    """One delta for each turn that changed it, oldest first."""
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    inbox: Sequence[Entry] = ()
+    recent: Sequence[str] = ()
+    """Ids of messages with a record: all of them when fewer than RECENT."""
+    cancelled: Sequence[str] = ()
+    """Ids of messages that a CANCEL was recorded for and that are not settled."""
+
+
+class Placed(Enum):
+    """What `put` came to."""
+
+    NEW = auto()
+    PRESENT = auto()
+    """Its number waits already."""
+    SETTLED = auto()
+    """Its number is settled."""
+    SKIPPED = auto()
+    """It takes its place as a SKIP: it was one, or is a copy of a message that waits or has a record, or a CANCEL was
+    recorded before it came; that settled it, so that it has a record now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a turn from the inbox begins with."""
+
+    envelope: bytes
+    journal: Mapping[str, bytes]
+    """What earlier attempts journaled, by step: of the same message, under whatever number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnCommit:
+    """The one write of a turn."""
+
+    key: SessionKey
+    number: Number
+    message_id: str
+    record: Record | None
+    """None settles the number only: a SKIP, or a copy of a message that has a record."""
+    version: int
+    """The version that the turn read; looked at when the fate is DONE."""
+    state: bytes | None = None
+    """The new state; None keeps the old one."""
+    history: bytes | None = None
+    """What to append to the history."""
+    usage: bytes | None = None
+    """The session's summed Usage."""
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """One session for lists."""
+
+    key: SessionKey
+    version: int
+    turns: int
+    waiting: int
+    usage: bytes
+    created: float
+    updated: float
+
+
+class StateStore(Protocol):
+    """See the module's text."""
+
+    async def claim(self, owner: Owner) -> Sequence[SessionKey]:
+        """Raise the fence of the owner's shard and return its sessions with something in the inbox, in one script, in
+        no order. Raises Fenced."""
+        ...
+
+    async def load(self, key: SessionKey) -> Loaded:
+        """The session, all of it as of one moment."""
+        ...
+
+    async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
+        """Place a message at the inbox's end; one that runs already (`entry.running`) at its head. A number that is
+        settled or waits already stays as it is. Raises Fenced."""
+        ...
+
+    async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
+        """Count one more start, and one more attempt, than `entry` has; nothing where the store has counted that
+        already. Whether a CANCEL was recorded is not looked at: what has begun is settled by its turn. Raises Fenced;
+        KeyError when the inbox does not hold the number."""
+        ...
+
+    async def journal(
+        self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
+    ) -> None:
+        """Keep what these steps came to; a step that is kept already stays as it is. Nothing when the message is
+        settled for good. `starts`: something that acts begins with it. Raises Fenced; CancelRecorded when `starts`."""
+        ...
+
+    async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
+        """Put a message whose attempt ended at the head of the inbox, as `entry` says; `entry.attempts` counts the one
+        that ended. Where the number waits already its envelope stays the one that it has. Nothing when the number is
+        settled, waits as a SKIP, or has begun another attempt since. Raises Fenced, CancelRecorded."""
+        ...
+
+    async def commit(self, owner: Owner, commit: TurnCommit) -> int:
+        """Settle the message, under all checks: state, record, history, inbox, journal and order in one script; its
+        copies that wait become SKIPs. Returns the session's version. Where its number is settled already nothing
+        changes. State, usage and history change, and the version grows by one, only when the fate is DONE.
+
+        A record stays as it is, but DEAD and EXPIRED, which DONE, CANCELLED, DEAD and EXPIRED replace; until then the
+        journal is kept with them.
+
+        Raises Fenced; CancelRecorded for any fate but CANCELLED; VersionConflict for DONE when the version is another
+        or the message is settled for good, and for a None record when the message waits live and has no record;
+        ValueError when the number is not the next of its stream."""
+        ...
+
+    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
+        """Give up `number`, which must come next in its stream and not be in the inbox; False when it does not or is,
+        and nothing changed (also when it was given up before). Raises Fenced."""
+        ...
+
+    async def record(self, key: SessionKey, message_id: str) -> Record | None:
+        """How the message ended. None while it has not, or when nothing is known of it."""
+        ...
+
+    async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
+        """The message as it waits, the foremost where copies do; None when it does not, or only as a SKIP."""
+        ...
+
+    async def cancel(
+        self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
+    ) -> VerbAnswer.ValueType:
+        """Record a CANCEL, outside the fence. APPLIED: the message waits or has a journal; TOO_LATE: it has a record;
+        PENDING: nothing is known of it. APPLIED and PENDING bind: from then on it is only settled as CANCELLED.
+
+        A message that waits between attempts and has no journal is settled at once, with `cancelled` and the digest
+        that waits, and keeps its place as a SKIP; one that is PENDING is when `put` brings it. Any other is settled
+        by its turn. A verb id that was seen gets its first answer for the message and does nothing."""
+        ...
+
+    async def summary(self, key: SessionKey) -> SessionSummary | None:
+        """The session for `GetSession`; None before its first turn that ended DONE, and after its deletion."""
+        ...
+
+    async def summaries(
+        self, prefix: str, after: tuple[int, str] | None, limit: int
+    ) -> Sequence[tuple[int, SessionSummary]]:
+        """Sessions whose path begins with `prefix`, each with its shard, by (shard, path), beyond `after`: at most
+        `limit`, fewer only at the end."""
+        ...
+
+    async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
+        """Drop state and history; settle the named messages, which wait, as their records say. Records and counters
+        stay, and the journals of all other messages: one that comes again must find what it has done. Raises
+        Fenced."""
+        ...
+
+    async def forget(self, now: float, idle_since: float) -> None:
+        """Drop records, verbs and silent streams past RECORD_KEPT, and sessions untouched since `idle_since` with
+        nothing in the inbox. Times are seconds since the epoch. May take several transactions, so that no turn waits
+        for long."""
+        ...
+
+
+def begun(entry: Entry) -> Entry:
+    """`entry` after `begin`."""
+    return replace(entry, starts=entry.starts + 1, attempts=entry.attempts + 1, running=False)

@@ -1,0 +1,148 @@
+"""Workers that serve a real DataPlaneService and do as a test tells them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from troupe.v1 import data_plane_pb2_grpc as served
+from troupe.v1.control_plane_pb2 import RegisterRequest
+from troupe.v1.data_plane_pb2 import (
+    ApplyRequest,
+    ApplyResponse,
+    PlaceRequest,
+    PlaceResponse,
+    ReportRequest,
+    ReportResponse,
+)
+from troupe.v1.resource_pb2 import ConfigSpec
+from troupe.v1.status_pb2 import (
+    ApplyPhase,
+    Health,
+    HealthState,
+    RevisionAttempt,
+    RunningRevision,
+    StatusReport,
+)
+from troupe.v1.turn_pb2 import ErrorDetail
+
+Take = Callable[[ConfigSpec], Awaitable[RevisionAttempt]]
+
+
+def attempt_at(
+    config: ConfigSpec, phase: "ApplyPhase.ValueType" = ApplyPhase.APPLY_PHASE_APPLIED, error: ErrorDetail | None = None
+) -> RevisionAttempt:
+    """What a worker says of a revision that it tried."""
+    return RevisionAttempt(
+        revision_id=config.revision_id,
+        generation=config.generation,
+        term=config.term,
+        content_hash=config.content_hash,
+        phase=phase,
+        error=error,
+    )
+
+
+async def apply(config: ConfigSpec) -> RevisionAttempt:
+    """Take every revision."""
+    return attempt_at(config)
+
+
+async def reject(config: ConfigSpec) -> RevisionAttempt:
+    """Refuse every revision for good."""
+    error = ErrorDetail(code=9, reason="BROKEN", message="this tool cannot be imported", retryable=False)
+    return attempt_at(config, ApplyPhase.APPLY_PHASE_ROLLED_BACK, error)
+
+
+async def hang(config: ConfigSpec) -> RevisionAttempt:
+    """Never answer."""
+    await asyncio.Event().wait()
+    return attempt_at(config)
+
+
+class FakeWorker(served.DataPlaneServiceServicer):
+    """Remembers what it was brought. Reports in full at first, then with each change."""
+
+    def __init__(self, worker_id: str = "worker-0", instance_id: str = "first", take: Take = apply) -> None:
+        self.worker_id, self.instance_id, self.take = worker_id, instance_id, take
+        self.asked: list[ConfigSpec] = []
+        self.placements: list[PlaceRequest] = []
+        self.address = ""
+        self._running: RunningRevision | None = None
+        self._attempt: RevisionAttempt | None = None
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator["FakeWorker"]:
+        """Serve at a free port of the loopback."""
+        server = grpc.aio.server()
+        served.add_DataPlaneServiceServicer_to_server(self, server)
+        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        try:
+            yield self
+        finally:
+            await server.stop(None)
+
+    def registration(self) -> RegisterRequest:
+        """How this worker presents itself."""
+        return RegisterRequest(worker_id=self.worker_id, instance_id=self.instance_id, address=self.address)
+
+    async def until(self, holds: Callable[["FakeWorker"], bool], timeout: float = 10.0) -> None:
+        """Wait until `holds` is true of this worker. Raises TimeoutError."""
+        async with asyncio.timeout(timeout), self._changed:
+            await self._changed.wait_for(lambda: holds(self))
+
+    def runs(self, revision_id: str) -> bool:
+        """Whether it runs that revision."""
+        return self._running is not None and self._running.revision_id == revision_id
+
+    async def report(self, attempt: RevisionAttempt) -> None:
+        """Say that the last attempt came to this."""
+        async with self._changed:
+            self._attempt = attempt
+            self._changed.notify_all()
+
+    async def Apply(self, request: ApplyRequest, context: Any) -> ApplyResponse:  # noqa: N802
+        config = request.config
+        async with self._changed:
+            self.asked.append(config)
+            self._changed.notify_all()
+        attempt = await self.take(config)
+        async with self._changed:
+            self._attempt = attempt
+            if attempt.phase == ApplyPhase.APPLY_PHASE_APPLIED:
+                self._running = RunningRevision(
+                    revision_id=config.revision_id,
+                    generation=config.generation,
+                    term=config.term,
+                    content_hash=config.content_hash,
+                )
+            self._changed.notify_all()
+        return ApplyResponse(attempt=attempt)
+
+    async def Place(self, request: PlaceRequest, context: Any) -> PlaceResponse:  # noqa: N802
+        async with self._changed:
+            self.placements.append(request)
+            self._changed.notify_all()
+        return PlaceResponse()
+
+    async def Report(self, request: ReportRequest, context: Any) -> AsyncIterator[ReportResponse]:  # type: ignore[override]  # noqa: N802
+        sequence = 0
+        while True:
+            sequence += 1
+            said = (self._running, self._attempt)
+            yield ReportResponse(
+                report=StatusReport(
+                    worker_id=self.worker_id,
+                    instance_id=self.instance_id,
+                    sequence=sequence,
+                    running=self._running,
+                    last_attempt=self._attempt,
+                    health=Health(state=HealthState.HEALTH_STATE_HEALTHY),
+                )
+            )
+            async with self._changed:
+                await self._changed.wait_for(lambda said=said: (self._running, self._attempt) != said)
