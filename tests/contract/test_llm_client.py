@@ -102,8 +102,12 @@ async def test_the_time_of_a_call_is_accounted_for(connections: LlmConnections) 
         assert edges == sorted(edges)
 
 
-async def test_a_connection_is_used_again(connections: LlmConnections) -> None:
-    async with serving(says_so) as server:
+async def test_a_connection_is_used_again_though_its_body_ends_after_the_answer(connections: LlmConnections) -> None:
+    async def handler(exchange: Exchange) -> None:
+        await says_so(exchange)
+        await asyncio.sleep(0.01)
+
+    async with serving(handler) as server:
         for _ in range(3):
             await Talk(connections, server.url).complete()
         assert len(server.connections) == 1

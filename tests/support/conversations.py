@@ -12,7 +12,7 @@ from troupe.dataplane.agent.conversation import (
     UserMessage,
 )
 
-texts = st.text(st.characters(codec="utf-8"), max_size=60)
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
 
 calls = st.builds(
     ToolCall,
@@ -44,4 +44,4 @@ def turns(draw: st.DrawFn, message_id: str = "m") -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-histories = st.lists(turns(), max_size=12).map(lambda several: tuple(entry for turn in several for entry in turn))
+histories = st.lists(turns(), max_size=6).map(lambda several: tuple(entry for turn in several for entry in turn))

@@ -129,7 +129,7 @@ class FakeWorker(served.DataPlaneServiceServicer):
             self._changed.notify_all()
         return PlaceResponse()
 
-    async def Report(self, request: ReportRequest, context: Any) -> AsyncIterator[ReportResponse]:  # type: ignore[override]  # noqa: N802
+    async def Report(self, request: ReportRequest, context: Any) -> AsyncIterator[ReportResponse]:  # noqa: N802
         sequence = 0
         while True:
             sequence += 1
@@ -145,4 +145,5 @@ class FakeWorker(served.DataPlaneServiceServicer):
                 )
             )
             async with self._changed:
-                await self._changed.wait_for(lambda said=said: (self._running, self._attempt) != said)
+                while (self._running, self._attempt) == said:
+                    await self._changed.wait()

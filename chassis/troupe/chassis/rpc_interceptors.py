@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 else:
     Handler, Context = grpc.RpcMethodHandler, grpc.aio.ServicerContext  # generic in the stubs alone
-Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 _NAMES = {None: "OK"} | {value: code.name for code in grpc.StatusCode for value in (code, code.value[0])}
 _NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
@@ -37,8 +37,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self._methods: dict[str, Handler] = {}
-        self._running: dict[asyncio.Task[Any], bool] = {}
-        self._ended: set[asyncio.Task[Any]] = set()
+        self._running: set[_Running] = set()
         self._stopped = False
 
     async def intercept_service(
@@ -60,33 +59,62 @@ class Calls(grpc.aio.ServerInterceptor):
         """Take no more calls, end streams now (their callers take them up elsewhere) and the others after `grace`
         seconds. What is ended or not taken answers UNAVAILABLE, reason STOPPING."""
         self._stopped = True
-        self._end(task for task, streams in self._running.items() if streams)
+        for call in self._running:
+            if call.streams:
+                call.end()
         if self._running:
-            await asyncio.wait(list(self._running), timeout=grace)
-        self._end(self._running)
-
-    def _end(self, calls: Iterable[asyncio.Task[Any]]) -> None:
-        for task in calls:
-            self._ended.add(task)
-            task.cancel()
+            await asyncio.wait([call.task for call in self._running], timeout=grace)
+        for call in self._running:
+            call.end()
 
     async def run(self, behaviour: Behaviour, request: Any, context: Context, *, streams: bool) -> Any:
         """Await the handler of one call. Raises Unavailable where `finish` ended it or came before."""
         if self._stopped:
             raise _stopping()
-        task = asyncio.current_task()
-        assert task is not None
-        self._running[task] = streams
+        call = _Running(context, streams)
+        self._running.add(call)
         try:
-            return await behaviour(request, context)
+            return await behaviour(request, call if streams else context)
         except asyncio.CancelledError:
-            if task not in self._ended:
+            if not call.ended:
                 raise
-            task.uncancel()
+            call.task.uncancel()
             raise _stopping() from None
         finally:
-            del self._running[task]
-            self._ended.discard(task)
+            self._running.discard(call)
+
+
+class _Running:
+    """A call while its handler runs; for the handler of a stream also the context to write to.
+
+    A write that has begun is let finish before the call is ended: gRPC takes no status while it sends a message.
+    """
+
+    def __init__(self, context: Context, streams: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.streams = streams
+        self.ended = False
+        self._context = context
+        self._writing = False
+
+    def end(self) -> None:
+        self.ended = True
+        if not self._writing:
+            self.task.cancel()
+
+    async def write(self, message: Any) -> None:
+        self._writing = True
+        try:
+            await self._context.write(message)
+        finally:
+            self._writing = False
+        if self.ended:
+            raise asyncio.CancelledError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
 
 
 class _Method:

@@ -8,11 +8,12 @@ def main() -> int:
     try:
         import typer
 
-        from troupe.cli.demonstration import demonstrate
         from troupe.cli.edge import reported
 
         try:
             with reported(debug="--debug" in sys.argv):
+                from troupe.cli.demonstration import demonstrate
+
                 return demonstrate()
         except typer.Exit as error:
             return error.exit_code

@@ -37,7 +37,7 @@ def demonstrate() -> int:
     """Start, ask, show and stop; the exit status: 130 after Ctrl-C."""
     if not MANIFESTS.is_dir():
         raise FailedPrecondition("NO_EXAMPLES", f"there is no {MANIFESTS}; run the demo in a checkout of Troupe")
-    logs.configure(level="warning", service="demo")
+    logs.configure(level="error", service="demo")
     settings = FleetSettings.load(DATA, model_endpoint.named(None, None, os.environ), HASTE)
     declared = declarations([os.path.relpath(MANIFESTS)])
 

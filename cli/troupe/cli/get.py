@@ -28,7 +28,7 @@ KindArgument = Annotated[
 ]
 NameArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[NAME]", help="Only this one; of sessions, AGENT or AGENT/SESSION.", show_default=False),
+    typer.Argument(metavar="NAME", help="Only this one; of sessions, AGENT or AGENT/SESSION.", show_default=False),
 ]
 
 

@@ -18,12 +18,11 @@ import typer
 from troupe.cli import endpoints
 from troupe.cli.edge import reported
 from troupe.cli.endpoints import Endpoints
+from troupe.cli.help import HELP, help_without_command
 from troupe.cli.output import Format, Output, output
 
 P = ParamSpec("P")
 Command = Callable[Concatenate["Invocation", P], Awaitable[None] | None]
-
-HELP = {"help_option_names": ["-h", "--help"]}
 
 OutputOption = Annotated[Format, typer.Option("--output", "-o", help="How to print.", show_default=True)]
 ServerOption = Annotated[
@@ -68,11 +67,6 @@ def group(text: str, functions: Mapping[str, Command[...]]) -> typer.Typer:
     for name, function in functions.items():
         app.command(name, context_settings=HELP)(_with_common_options(function, namespaced=True))
     return app
-
-
-def help_without_command(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 def _with_common_options(function: Command[P], namespaced: bool) -> Callable[..., None]:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from troupe.cli.edge import MISUSED, complain
+from troupe.cli.help import HELP, help_without_command
 
 EPILOG = (
     "Exit status: 0 done, 1 failed, 2 misused. Addresses come from --server and --gateway, then TROUPE_SERVER and "
@@ -65,9 +66,9 @@ def application() -> typer.Typer:
         cls=Commands,
         help="Fleets of LLM agents, run like any serious service.",
         epilog=EPILOG,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=HELP,
     )
-    app.callback(invoke_without_command=True)(_help_without_command)
+    app.callback(invoke_without_command=True)(help_without_command)
     for entry in ENTRIES:
         app.command(entry.name, help=entry.help, rich_help_panel=entry.panel)(_placeholder)
     return app

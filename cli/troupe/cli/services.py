@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from troupe.cli.edge import reported
-from troupe.cli.invocation import HELP, DebugOption, OutputOption
+from troupe.cli.help import HELP
+from troupe.cli.invocation import DebugOption, OutputOption
 from troupe.cli.output import Format, output
 
 ConfigOption = Annotated[

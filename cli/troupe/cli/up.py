@@ -14,7 +14,8 @@ from troupe.cli import endpoints, model_endpoint
 from troupe.cli.apply import declarations, merged
 from troupe.cli.clients import control_plane
 from troupe.cli.edge import reported
-from troupe.cli.invocation import HELP, DebugOption
+from troupe.cli.help import HELP
+from troupe.cli.invocation import DebugOption
 from troupe.cli.output import Format, Output, output
 from troupe.cli.rollout import Progress, follow
 from troupe.resources.content import key
@@ -28,7 +29,7 @@ ROLLOUT_TIMEOUT = 60.0
 """Seconds that the manifests given at the start get to reach the worker."""
 
 ManifestsArgument = Annotated[
-    str | None, typer.Argument(metavar="[DIR]", help="Manifests to apply at the start.", show_default=False)
+    str | None, typer.Argument(metavar="DIR", help="Manifests to apply at the start.", show_default=False)
 ]
 BrokerOption = Annotated[str | None, typer.Option("--broker", metavar="URL", help="Mailboxes. (TROUPE_BROKER)")]
 StateOption = Annotated[str | None, typer.Option("--state", metavar="URL", help="Session state. (TROUPE_STATE)")]

@@ -15,6 +15,7 @@ import structlog
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.controlplane import metrics
+from troupe.controlplane.background import notice_cancellation
 from troupe.controlplane.clients import WorkerClient
 from troupe.controlplane.delays import backoff
 from troupe.controlplane.placement import Member
@@ -85,6 +86,7 @@ class Link:
                     address=self._member.address,
                     error=str(_first(errors)),
                 )
+            notice_cancellation()
             failures += 1
             redial = self._times.redial
             await self._clock.sleep(backoff(failures, redial.first, redial.longest, self._random))
@@ -122,18 +124,15 @@ class Link:
                 pass
 
     async def _placing(self, client: WorkerClient) -> Never:
-        done: PlaceRequest | None = None
         failures = 0
         while True:
             self._placed.clear()
-            placement = self._placement
             wait: float | None = None
-            if placement is not None and placement is not done:
+            if self._placement is not None:
                 try:
-                    await client.place(placement, self._times.place)
-                    done, failures = placement, 0
+                    await client.place(self._placement, self._times.place)
+                    failures = 0
                 except FailedPrecondition as error:
-                    done = placement
                     log.warning("placement refused", worker=self._member.worker_id, error=str(error))
                 except TroupeError as error:
                     failures += 1

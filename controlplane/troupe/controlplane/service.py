@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,9 @@ SERVICE = DESCRIPTOR.services_by_name["ControlPlaneService"].full_name
 
 DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 MAX_INSTANCE_BYTES = 128
+
+_PAGE_TOKEN = re.compile(r"[0-9]{1,18}", re.ASCII)
+"""The generation of the last revision of the page before."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -103,9 +107,9 @@ class ControlPlane(served.ControlPlaneServiceServicer):
         size = request.page_size or DEFAULT_PAGE
         if size > LARGEST_PAGE:
             raise _invalid("page_size", f"must be 1 to {LARGEST_PAGE}, not {size}")
-        if request.page_token and not (request.page_token.isascii() and request.page_token.isdigit()):
+        if request.page_token and not _PAGE_TOKEN.fullmatch(request.page_token):
             raise _invalid("page_token", "is not one that ListRevisions gave out")
-        before = int(request.page_token[:19]) if request.page_token else None
+        before = int(request.page_token) if request.page_token else None
         head = await self._store.head()
         found = await self._store.revisions(size + 1, before)
         more = str(found[size - 1].generation) if len(found) > size else ""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,12 +15,12 @@ from troupe.broker.order import Number
 from troupe.broker.port import Broker, MailboxFull
 from troupe.chassis import tracing
 from troupe.chassis.clock import Clock
-from troupe.chassis.errors import InvalidArgument, Unavailable, Unimplemented
+from troupe.chassis.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, Unimplemented
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds, timestamp
 from troupe.dataplane.actors.host import Host, check_busy
 from troupe.dataplane.actors.hub import Hub, MessageLog
-from troupe.dataplane.actors.settle import cancelled_record, stored
+from troupe.dataplane.actors.settle import MESSAGE_ID_USED, cancelled_record, stored
 from troupe.dataplane.state.port import Record, StateStore
 from troupe.v1 import agent_pb2, envelope_pb2, turn_pb2
 from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest, VerbAnswer
@@ -58,7 +58,7 @@ class Gateway:
         clock: Clock,
         tasks: asyncio.TaskGroup,
         generation: Callable[[], int],
-        ready: Callable[[], object],
+        ready: Callable[[], Awaitable[None]],
         max_session_inbox: int,
     ) -> None:
         self._broker, self._store, self._hub, self._host, self._clock = broker, store, hub, host, clock
@@ -76,11 +76,12 @@ class Gateway:
         clock: Clock,
         *,
         generation: Callable[[], int],
-        ready: Callable[[], object],
+        ready: Callable[[], Awaitable[None]],
         max_session_inbox: int,
     ) -> AsyncIterator["Gateway"]:
-        """`generation` is that of the running revision; `ready` raises while there is nowhere to publish to. On exit,
-        numbers of unknown outcome are given up: the streams end with this process, and receivers pass them over."""
+        """`generation` is that of the running revision; `ready` waits until there are mailboxes to publish to. On
+        exit, numbers of unknown outcome are given up: the streams end with this process, and receivers pass them
+        over."""
         async with asyncio.TaskGroup() as tasks:
             gateway = Gateway(broker, store, hub, host, clock, tasks, generation, ready, max_session_inbox)
             try:
@@ -95,7 +96,7 @@ class Gateway:
         where the outcome is unknown: the same id may be sent again."""
         message_id = request.message_id or uuid7()
         _check(message_id, request)
-        self._ready()
+        await self._ready()
         check_busy(self._host.actor(key), self._max_inbox)
         envelope = self._envelope(key, message_id, request)
         stream = self._stream(key)
@@ -104,14 +105,14 @@ class Gateway:
         envelope.number.stream, envelope.number.sequence = number.stream, number.sequence
         try:
             await self._broker.publish(envelope)
-        except MailboxFull:
-            # Not sent, and nothing was numbered in between: publish refuses before it waits.
+        except (MailboxFull, NotFound, InvalidArgument):
+            # Not sent: the number is free, unless another was given out meanwhile.
             if stream.sequence == number.sequence:
                 stream.sequence -= 1
             else:
                 self._fill(envelope)
             raise
-        except (Unavailable, asyncio.CancelledError):
+        except BaseException:
             self._fill(envelope)
             raise
         return message_id, number
@@ -143,13 +144,13 @@ class Gateway:
     async def send_and_wait(self, key: SessionKey, request: SendRequest, wait: float) -> MessageStatus:
         """Send, then the message's fate where it is settled within `wait` seconds, else where it stands. The answer
         to a copy with another payload is AlreadyExists."""
+        if not 0 <= wait <= MAX_WAIT:
+            raise InvalidArgument("BAD_WAIT", "wait: must lie between 0 and 1 h")
         request.message_id = request.message_id or uuid7()
         with self._hub.log(key, request.message_id) as message_log:
             message_id, number = await self.send(key, request)
             last = await _last(message_log, number, wait)
-        if last is None:
-            return await self.status(key, message_id)
-        return _status(key, last)
+        return await self._told(key, message_id, last)
 
     async def status(self, key: SessionKey, message_id: str, wait: float = 0.0) -> MessageStatus:
         """Where the message stands; waits up to `wait` seconds until it is settled."""
@@ -157,8 +158,7 @@ class Gateway:
             status = await self._standing(key, message_id)
             if wait <= 0 or status.fate in FINAL:
                 return status
-            last = await _last(message_log, None, wait)
-            return _status(key, last) if last is not None else await self._standing(key, message_id)
+            return await self._told(key, message_id, await _last(message_log, None, wait))
 
     async def cancel(self, key: SessionKey, message_id: str, verb_id: str) -> VerbAnswer.ValueType:
         """Record a CANCEL, and tell the turn that it concerns."""
@@ -211,6 +211,15 @@ class Gateway:
             status.fate, status.attempts = turn_pb2.FATE_WAITING, entry.attempts
         return status
 
+    async def _told(self, key: SessionKey, message_id: str, last: Event | None) -> MessageStatus:
+        """The status that follows from a message's last event: as it was stored, where that event does not say all.
+        Raises AlreadyExists where it was for the sender of another payload."""
+        if last is not None and last.HasField("completed") and not last.completed.stored:
+            return _status(key, last)
+        if last is not None and last.failed.error.reason == MESSAGE_ID_USED:
+            raise AlreadyExists(MESSAGE_ID_USED, last.failed.error.message, metadata={"source": "turn"})
+        return await self._standing(key, message_id)
+
     def _envelope(self, key: SessionKey, message_id: str, request: SendRequest) -> Envelope:
         now = self._clock.now()
         carrier = tracing.carrier()
@@ -256,7 +265,7 @@ class Gateway:
         while True:
             try:
                 await self._broker.publish(skip)
-            except (Unavailable, MailboxFull):
+            except (Unavailable, MailboxFull, NotFound):
                 await self._clock.sleep(delay)
                 delay = min(5.0, delay * 2)
             else:
@@ -283,8 +292,6 @@ def _check(message_id: str, request: SendRequest) -> None:
     check_size(request.content)
     if request.HasField("expires") and not 0.001 <= seconds(request.expires) <= EXPIRES:
         raise InvalidArgument("BAD_EXPIRES", "expires: must lie between 1 ms and 24 h")
-    if not 0 <= seconds(request.wait) <= MAX_WAIT:
-        raise InvalidArgument("BAD_WAIT", "wait: must lie between 0 and 1 h")
     for field in ("deliver_after", "deliver_at"):
         if request.HasField(field):
             raise Unimplemented("NOT_BUILT", f"{field}: scheduled messages are not built yet; send it when it is due")
@@ -305,18 +312,15 @@ async def _last(message_log: MessageLog, number: Number | None, wait: float) -> 
 
 
 def _status(key: SessionKey, last: Event) -> MessageStatus:
-    status = MessageStatus(
-        session=key.ref(), message_id=last.message_id, attempts=last.attempt + 1, settled_at=last.time
+    done = last.completed
+    return MessageStatus(
+        session=key.ref(),
+        message_id=last.message_id,
+        fate=turn_pb2.FATE_DONE,
+        result=done.result,
+        usage=done.usage,
+        ledger=done.ledger,
+        state_version=done.state_version,
+        attempts=last.attempt + 1,
+        settled_at=last.time,
     )
-    if last.HasField("completed"):
-        done = last.completed
-        status.fate = turn_pb2.FATE_DONE
-        status.result.CopyFrom(done.result)
-        status.usage.CopyFrom(done.usage)
-        status.ledger.CopyFrom(done.ledger)
-        status.state_version = done.state_version
-    else:
-        status.fate = last.failed.fate
-        status.error.CopyFrom(last.failed.error)
-        status.ledger.CopyFrom(last.failed.ledger)
-    return status

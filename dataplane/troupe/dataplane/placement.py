@@ -1,8 +1,13 @@
 """Which shards this process holds, as the control plane last said."""
 
+import asyncio
+
 from troupe.chassis.errors import FailedPrecondition, Unavailable
 from troupe.dataplane.state.port import Owner
 from troupe.v1.data_plane_pb2 import PlaceRequest
+
+PATIENCE = 5.0
+"""Seconds that a caller waits for a worker's first placement."""
 
 
 class Placement:
@@ -13,15 +18,28 @@ class Placement:
         self._order = (0, 0)
         self._shard_count = 0
         self._mine: list[Owner] = []
+        self._first = asyncio.Event()
 
     @property
     def shard_count(self) -> int:
         """Shards of the deployment. Raises Unavailable before the first placement."""
         if not self._shard_count:
-            raise Unavailable(
-                "NO_PLACEMENT", "the worker has not heard from the control plane yet; try again", retry_after=1.0
-            )
+            raise _unplaced()
         return self._shard_count
+
+    async def ready(self) -> None:
+        """Wait a little for the mailboxes: a worker that has just started learns of them in a moment. Raises
+        Unavailable when it does not."""
+        if not self._first.is_set():
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._first.wait()
+            except TimeoutError as error:
+                raise _unplaced() from error
+
+    def open(self) -> None:
+        """The mailboxes of the placement exist."""
+        self._first.set()
 
     @property
     def known(self) -> bool:
@@ -52,3 +70,7 @@ class Placement:
             for shard in request.shards
             if shard.instance_id == self._instance_id
         ]
+
+
+def _unplaced() -> Unavailable:
+    return Unavailable("NO_PLACEMENT", "the worker has not heard from the control plane yet; try again", retry_after=1.0)

@@ -105,7 +105,7 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
                 clock,
                 generation=lambda: applier.running.config.generation if applier.running else 0,
                 max_session_inbox=settings.max_session_inbox,
-                ready=lambda: placement.shard_count,
+                ready=placement.ready,
             ) as gateway,
         ):
             worker.join(host, applier)
@@ -162,6 +162,7 @@ class _Worker:
         async with self._settling:
             if self._placement.known:
                 await self._broker.declare(self._placement.shard_count)
+                self._placement.open()
             if self._applier.running is not None and self._placement.known:
                 await self._host.hold(self._placement.mine)
             self._host.revision_changed()

@@ -1,7 +1,7 @@
 """Sessions as a whole: shown, listed, deleted."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from troupe.broker.addressing import SessionKey
@@ -9,12 +9,13 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import InvalidArgument, NotFound, Unavailable
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import timestamp
+from troupe.dataplane.actors.actor import Actor
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.settle import cancelled_record
 from troupe.dataplane.agent import history
 from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ToolMessage, UserMessage
 from troupe.dataplane.gateway import Gateway
-from troupe.dataplane.state.port import SessionSummary, StateStore
+from troupe.dataplane.state.port import Fenced, Owner, Record, SessionSummary, StateStore
 from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import HistoryEntry, Session
 from troupe.v1.turn_pb2 import Usage
@@ -57,29 +58,43 @@ class Sessions:
         owner = self._host.owner(key.shard(self._shards()))
         if owner is None:
             raise Unavailable("NOT_OWNER", f"no worker holds the shard of session {key} now; try again", retry_after=1)
-        cancelled, now = 0, self._clock.now()
-        actor = self._host.actor(key)
-        if actor is not None and actor.turn is not None:
-            await self._gateway.cancel(key, actor.turn.message_id, uuid7())
-            cancelled += 1
-            try:
-                async with asyncio.timeout(DELETE_WAIT):
-                    await actor.rested.wait()
-            except TimeoutError as error:
-                raise Unavailable(
-                    "TURN_RUNS", f"the running turn of session {key} did not end; try again", retry_after=1
-                ) from error
-        loaded = await self._store.load(key)
+        actor = self._host.wake(owner, key)
+        try:
+            with actor.still():
+                cancelled = await self._cancel_running(actor)
+                async with actor.all_placed():
+                    waiting = await self._drop(owner, key)
+        except Fenced as fenced:
+            moves = f"session {key} moves to another worker; try again"
+            raise Unavailable("NOT_OWNER", moves, retry_after=1) from fenced
+        for record in waiting:
+            self._gateway.announce(key, record)
+        return cancelled + len(waiting)
+
+    async def _cancel_running(self, actor: Actor) -> int:
+        """How many turns that cancelled."""
+        if actor.turn is None:
+            return 0
+        message_id = actor.turn.message_id
+        answer = await self._gateway.cancel(actor.key, message_id, uuid7())
+        try:
+            async with asyncio.timeout(DELETE_WAIT):
+                await actor.rested.wait()
+        except TimeoutError as error:
+            raise Unavailable(
+                "TURN_RUNS", f"the running turn of session {actor.key} did not end; try again", retry_after=1
+            ) from error
+        return int(answer != agent_pb2.VERB_ANSWER_TOO_LATE)
+
+    async def _drop(self, owner: Owner, key: SessionKey) -> Sequence[Record]:
+        now = self._clock.now()
         waiting = {
             entry.message_id: cancelled_record(key, entry.message_id, entry.digest, entry.attempts, now)
-            for entry in loaded.inbox
+            for entry in (await self._store.load(key)).inbox
             if not entry.skip
         }
         await self._store.delete(owner, key, waiting, now)
-        self._host.forget(key)
-        for record in waiting.values():
-            self._gateway.announce(key, record)
-        return cancelled + len(waiting)
+        return list(waiting.values())
 
     def _session(self, shard: int, summary: SessionSummary) -> Session:
         actor = self._host.actor(summary.key)

@@ -21,7 +21,7 @@ class LlmSimSettings(ServiceSettings):
         description="host:port to serve the API and /metrics at; loopback, so that nothing is open unasked",
     )
     metrics_listen: str = setting(
-        default="", description="not used: metrics are at the port of the API, where vLLM has them"
+        default="", description="empty: the simulator's metrics are at the port of its API, where vLLM has them"
     )
     models: list[str] = setting(
         default=["sim"], min_length=1, description="names that requests may ask for; all of them answer alike"

@@ -73,7 +73,7 @@ def test_between_two_cuts_a_request_grows_only_at_its_end() -> None:
             assert next_body.startswith(body)
 
 
-budgets = st.integers(20, 400)
+budgets = st.integers(20, 150)
 
 
 @given(histories, budgets)

@@ -301,6 +301,14 @@ async def test_a_journal_that_does_not_fit_is_not_followed(journal: Journal, lim
     assert ports.writes == []
 
 
+async def test_a_call_that_was_started_and_is_impossible_now_is_not_taken_for_refused() -> None:
+    journal = journal_of(asking(call("a", "dance")))
+    journal.starts.add((0, "c-a"))
+    with pytest.raises(NonDeterministic, match="call c-a was started and is impossible now"):
+        await run(ScriptedPorts([], journal), clerk())
+    assert journal.results == {}
+
+
 async def test_a_call_that_could_not_start_before_and_can_now_has_its_start_journaled() -> None:
     journal = journal_of(asking(call("a"), call("b")))
     journal.starts.add((0, "c-b"))

@@ -130,8 +130,8 @@ class Mailbox(RuleBasedStateMachine):
         self.loop.close()
         self.connection.close()
 
-    @rule(count=st.integers(1, 6), cancelled=st.booleans())
-    def publish(self, count: int, cancelled: bool) -> None:
+    @rule(count=st.integers(1, 6), until=st.sampled_from(["sent", "committed", "confirmed"]), cancelled=st.booleans())
+    def publish(self, count: int, until: str, cancelled: bool) -> None:
         async def start() -> None:
             for _ in range(count):
                 self.published += 1
@@ -142,36 +142,49 @@ class Mailbox(RuleBasedStateMachine):
                     task.cancel()
 
         self._run(start())
+        if until != "sent":
+            self.database.commit(1_000)
+        if until == "confirmed":
+            self._answer_writes()
 
+    @precondition(lambda self: self.database.writes)
     @rule(jobs=st.integers(1, 8))
     def commit(self, jobs: int) -> None:
         self.database.commit(jobs)
 
+    @precondition(lambda self: self.database.committed)
     @rule()
     def answer_writes(self) -> None:
         self._answer_writes()
 
+    @precondition(lambda self: self.database.reads)
     @rule()
     def look(self) -> None:
         self.database.look()
 
+    @precondition(lambda self: self.database.found)
     @rule()
     def answer_reads(self) -> None:
         self.database.answer_reads()
-
-    @rule()
-    def run_the_loop(self) -> None:
         self._turn()
 
-    @rule()
-    def let_time_pass(self) -> None:
-        self.loop.now += TIMERS
-        self._turn()
+    @precondition(lambda self: self.database.reads or self.database.found)
+    @rule(count=st.integers(1, 3), until=st.sampled_from(["committed", "confirmed"]))
+    def publish_while_reading(self, count: int, until: str) -> None:
+        self.publish(count=count, until=until, cancelled=False)
 
+    @precondition(lambda self: self.database.writes or self.database.reads)
     @rule()
     def disk_full(self) -> None:
         self.database.fail(self.database.writes)
         self.database.fail(self.database.reads)
+        self._turn()
+
+    @precondition(lambda self: self.subscription is not None)
+    @rule()
+    def let_time_pass(self) -> None:
+        self.loop.now += TIMERS
+        self._turn()
 
     @precondition(lambda self: self.subscription is None)
     @rule()
@@ -184,25 +197,29 @@ class Mailbox(RuleBasedStateMachine):
 
         self.listening = True
         self.subscription = self._run(consumed.consume(QUEUE, handle, PREFETCH))
+        self._turn()
 
     @precondition(lambda self: self.unacked)
-    @rule(data=st.data())
-    def ack(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.unacked) - 1))
-        self._run(self._ack(self.unacked.pop(index)))
+    @rule(indices=st.lists(st.integers(0, PREFETCH - 1), min_size=1, unique=True), at_once=st.booleans())
+    def ack(self, indices: list[int], at_once: bool) -> None:
+        for delivery in [self.unacked[index] for index in indices if index < len(self.unacked)]:
+            self._run(self._ack(delivery))
+            if not at_once:
+                self._turn()
 
-    @precondition(lambda self: self.subscription is not None)
+    @precondition(lambda self: self.listening and self.unacked)
     @rule()
     def cancel(self) -> None:
         self.listening = False
         self._run(cast(Subscription, self.subscription).cancel())
 
-    @precondition(lambda self: self.subscription is not None)
+    @precondition(lambda self: self.subscription is not None and (self.unacked or not self.listening))
     @rule()
     def close(self) -> None:
         self._run(cast(Subscription, self.subscription).close())
         self._forget_subscription()
 
+    @precondition(lambda self: len(self.live) > 2 * WINDOW and self.subscription is not None)
     @rule()
     def crash_and_reopen(self) -> None:
         """What was handed over and not committed is lost, acks too."""
@@ -215,10 +232,11 @@ class Mailbox(RuleBasedStateMachine):
         self.times = dict.fromkeys(rows, 1)
         self._open()
 
+    @precondition(lambda self: self.subscription is not None)
     @rule()
     def settle_down(self) -> None:
         """When nothing is left to do, the consumer has all that there is room for, and the file what is live."""
-        for _ in range(50):
+        for _ in range(len(self.live) // WINDOW + 5):
             self.loop.now += TIMERS
             self._turn()
             self.database.commit(1_000)
@@ -244,6 +262,10 @@ class Mailbox(RuleBasedStateMachine):
     def prefetch_is_kept(self) -> None:
         assert len(self.unacked) <= PREFETCH
 
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert self.broker._boxes[QUEUE].mailbox.ready <= WINDOW + PREFETCH
+
     def _deliver(self, delivery: Delivery) -> None:
         assert self.listening, "a delivery after cancel"
         now = number(delivery)
@@ -255,6 +277,7 @@ class Mailbox(RuleBasedStateMachine):
         self.unacked.append(delivery)
 
     async def _ack(self, delivery: Delivery) -> None:
+        self.unacked.remove(delivery)
         self.live.remove(number(delivery))
         delivery.ack()
 

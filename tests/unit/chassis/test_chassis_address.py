@@ -1,3 +1,4 @@
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -75,7 +76,7 @@ def test_the_search_ends_after_a_hundred_ports() -> None:
 
     def attempt(wanted: Address) -> None:
         tried.append(wanted.port)
-        raise OSError(address.errno.EADDRINUSE, "busy")
+        raise OSError(errno.EADDRINUSE, "busy")
 
     with pytest.raises(FailedPrecondition, match="ports 7070 to 7169 are all in use"):
         address.bound("127.0.0.1:7070", attempt, asked=False)
@@ -87,7 +88,7 @@ def test_the_search_ends_at_the_last_port() -> None:
 
     def attempt(wanted: Address) -> None:
         tried.append(wanted.port)
-        raise OSError(address.errno.EADDRINUSE, "busy")
+        raise OSError(errno.EADDRINUSE, "busy")
 
     with pytest.raises(FailedPrecondition, match="ports 65534 to 65535"):
         address.bound("127.0.0.1:65534", attempt, asked=False)

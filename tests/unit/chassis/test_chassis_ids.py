@@ -2,6 +2,7 @@ import itertools
 import threading
 import time
 import uuid
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ def test_an_id_is_a_uuid_of_version_7_made_now() -> None:
 
 
 @given(st.lists(st.integers(min_value=0, max_value=2**48 - 2), min_size=2), st.randoms(use_true_random=False))
-def test_ids_increase_whatever_the_clock_does(clock: list[int], random: "st.random.Random") -> None:
+def test_ids_increase_whatever_the_clock_does(clock: list[int], random: Random) -> None:
     ticks = iter(clock)
     source = Uuid7(now=lambda: next(ticks), random=random.getrandbits)
     made = [source() for _ in clock]

@@ -23,8 +23,8 @@ def exposing(**settings: object) -> Iterator[str]:
 
 
 def fetch(url: str, context: ssl.SSLContext | None = None, **headers: str) -> tuple[str, str]:
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=5, context=context) as answer:  # noqa: S310
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=5, context=context) as answer:
         return answer.headers["Content-Type"], answer.read().decode()
 
 
@@ -54,9 +54,12 @@ def test_an_empty_address_serves_none() -> None:
 
 
 def test_a_busy_port_that_was_asked_for_is_refused() -> None:
-    with exposing() as address, pytest.raises(FailedPrecondition, match="--metrics-listen"):
-        with exposing(metrics_listen=address):
-            pytest.fail("two endpoints at one port")
+    with (
+        exposing() as address,
+        pytest.raises(FailedPrecondition, match="--metrics-listen"),
+        exposing(metrics_listen=address),
+    ):
+        pytest.fail("two endpoints at one port")
 
 
 def test_busy_default_ports_move_on() -> None:

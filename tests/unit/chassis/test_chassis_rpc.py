@@ -1,11 +1,12 @@
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar
 
 import grpc
 import pytest
+import structlog
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -28,7 +29,7 @@ from troupe.chassis.rpc_client import translated
 from troupe.chassis.service import ServiceSettings
 from troupe.chassis.settings import setting
 
-CALLS = {
+CALLS: dict[str, Callable[[Echo], Awaitable[bytes]]] = {
     "unary": lambda client: client.unary(b"ab", timeout=10),
     "answers": lambda client: gathered(client.answers(b"ab", timeout=10)),
     "asks": lambda client: client.asks(iter([b"a", b"b"]), timeout=10),
@@ -51,9 +52,11 @@ async def gathered(stream: Any) -> bytes:
 async def serving_echo(
     settings: ServiceSettings | None = None, **behaviours: Any
 ) -> AsyncIterator[tuple[Serving, Echo]]:
-    async with serving(settings or EchoSettings(), echo(**behaviours)) as server:
-        async with rpc_client.channel(server.address) as channel:
-            yield server, Echo(channel)
+    async with (
+        serving(settings or EchoSettings(), echo(**behaviours)) as server,
+        rpc_client.channel(server.address) as channel,
+    ):
+        yield server, Echo(channel)
 
 
 def failing_with(error: Exception) -> dict[str, Any]:
@@ -196,8 +199,6 @@ async def test_handlers_that_write_to_the_context_work_too() -> None:
 
 
 async def test_lines_of_a_handler_are_those_of_its_service() -> None:
-    import structlog
-
     seen = []
 
     async def looks(request: bytes, _context: Any) -> bytes:
@@ -215,7 +216,8 @@ async def test_health_says_what_the_service_says() -> None:
         health = health_pb2_grpc.HealthStub(channel)
 
         async def check(service: str) -> int:
-            return (await health.Check(health_pb2.HealthCheckRequest(service=service))).status
+            status: int = (await health.Check(health_pb2.HealthCheckRequest(service=service))).status
+            return status
 
         known = health_pb2.HealthCheckResponse
         assert [await check(""), await check(SERVICE)] == [known.SERVING, known.SERVING]
@@ -278,6 +280,49 @@ async def test_stopping_ends_streams_at_once_and_lets_unary_calls_finish() -> No
         assert await unary == b"kept"
 
 
+async def test_stopping_lets_a_message_that_is_on_its_way_arrive() -> None:
+    # Given a message so large that it cannot leave before its client reads
+    writing = asyncio.Event()
+    large = bytes(8 * rpc_options.MIB)
+
+    async def floods(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        writing.set()
+        while True:
+            yield large
+
+    stack = contextlib.AsyncExitStack()
+    server = await stack.enter_async_context(serving(EchoSettings(stop_grace=30), echo(answers=floods)))
+    async with rpc_client.channel(server.address) as channel, asyncio.TaskGroup() as group:
+        stream = Echo(channel).answers(b"")
+        await writing.wait()
+        # When the server stops in the middle of it
+        group.create_task(stack.aclose())
+        await asyncio.sleep(0)
+        # Then the client gets it whole, and then the reason
+        assert await stream.read() == large
+        with pytest.raises(Unavailable) as caught, translated():
+            await stream.read()
+    assert caught.value.reason == "STOPPING"
+
+
+async def test_stopping_ends_a_stream_whose_client_does_not_read_after_its_grace() -> None:
+    writing = asyncio.Event()
+
+    async def floods(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        writing.set()
+        while True:
+            yield bytes(8 * rpc_options.MIB)
+
+    stack = contextlib.AsyncExitStack()
+    server = await stack.enter_async_context(serving(EchoSettings(stop_grace=0), echo(answers=floods)))
+    async with rpc_client.channel(server.address) as channel:
+        stream = Echo(channel).answers(b"")
+        await writing.wait()
+        async with asyncio.timeout(10):
+            await stack.aclose()
+        stream.cancel()
+
+
 async def test_stopping_ends_unary_calls_after_their_grace() -> None:
     working = asyncio.Event()
 
@@ -309,7 +354,7 @@ async def test_a_stopped_server_leaves_its_port() -> None:
 
 async def test_a_busy_port_that_was_asked_for_is_refused_without_noise(capfd: pytest.CaptureFixture[str]) -> None:
     async with serving_echo() as (server, _):
-        with pytest.raises(FailedPrecondition, match="in use at 127.0.0.1: name another with --listen") as caught:
+        with pytest.raises(FailedPrecondition, match=r"in use at 127\.0\.0\.1: name another with --listen") as caught:
             async with serving(EchoSettings(listen=server.address), echo()):
                 pytest.fail("two servers at one port")
     assert caught.value.reason == "PORT_IN_USE"

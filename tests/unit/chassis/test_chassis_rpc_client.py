@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from support.certificates import Authority
 from support.echo import Echo, echo
 
 from troupe.chassis import rpc_client
@@ -13,7 +14,6 @@ from troupe.chassis.errors import InvalidArgument, TroupeError, Unavailable
 from troupe.chassis.rpc import serving
 from troupe.chassis.rpc_client import CALL_TIMEOUT, ClientTls, translated
 from troupe.chassis.service import ServiceSettings
-from support.certificates import Authority
 
 Authorities = tuple[Authority, Authority]
 
@@ -54,13 +54,15 @@ async def test_unary_calls_have_a_deadline_and_streams_have_none_unless_given() 
     async def looks_in_a_stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield await looks(request, context)
 
-    async with serving(ServiceSettings(), echo(unary=looks, answers=looks_in_a_stream)) as server:
-        async with rpc_client.channel(server.address) as channel:
-            client = Echo(channel)
-            await client.unary(b"")
-            await client.unary(b"", timeout=60)
-            await client.answers(b"").read()
-            await client.answers(b"", timeout=60).read()
+    async with (
+        serving(ServiceSettings(), echo(unary=looks, answers=looks_in_a_stream)) as server,
+        rpc_client.channel(server.address) as channel,
+    ):
+        client = Echo(channel)
+        await client.unary(b"")
+        await client.unary(b"", timeout=60)
+        await client.answers(b"").read()
+        await client.answers(b"", timeout=60).read()
     default, longer, none, given = seen
     assert default == pytest.approx(CALL_TIMEOUT, abs=2)
     assert longer == pytest.approx(60, abs=2)

@@ -121,7 +121,7 @@ def test_a_bad_variable_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_bad_list_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TROUPE_HALLS", "/a:/b")
-    with pytest.raises(InvalidArgument, match="^TROUPE_HALLS is not the JSON that it must be$"):
+    with pytest.raises(InvalidArgument, match=r"^TROUPE_HALLS is not the JSON that it must be$"):
         Orchestra.load()
 
 
@@ -141,9 +141,9 @@ def test_a_bad_secret_is_not_repeated() -> None:
 
 
 def test_settings_that_do_not_go_together_are_said() -> None:
-    with pytest.raises(InvalidArgument, match="^tls_cert and tls_key go together: give both or none$"):
+    with pytest.raises(InvalidArgument, match=r"^tls_cert and tls_key go together: give both or none$"):
         Orchestra.load({"tls_cert": "a.pem"})
-    with pytest.raises(InvalidArgument, match="^tls_ca asks clients for certificates"):
+    with pytest.raises(InvalidArgument, match=r"^tls_ca asks clients for certificates"):
         Orchestra.load({"tls_ca": "ca.pem"})
 
 

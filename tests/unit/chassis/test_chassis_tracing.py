@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -27,25 +28,32 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 
 
 async def through_two_servers(metadata: tuple[tuple[str, str], ...] = ()) -> list[tracing.Carrier]:
-    """What a first server and then a second one, which the first calls, see as the current span."""
+    """What a first server and then a second one, which the first calls, see as the current span; the second's first."""
     seen: list[tracing.Carrier] = []
 
-    async def inner(request: bytes, _context: Any) -> bytes:
+    async def looks(request: bytes, _context: Any) -> bytes:
         seen.append(tracing.carrier())
         return request
 
-    async with serving(ServiceSettings(), echo(unary=inner)) as second:
-        async with rpc_client.channel(second.address) as to_second:
+    async with calling(looks) as second:
 
-            async def outer(request: bytes, _context: Any) -> bytes:
-                seen.append(tracing.carrier())
-                answer: bytes = await Echo(to_second).unary(request)
-                return answer
+        async def relays(request: bytes, context: Any) -> bytes:
+            answer: bytes = await second.unary(request)
+            return await looks(answer, context)
 
-            async with serving(ServiceSettings(), echo(unary=outer)) as first:
-                async with rpc_client.channel(first.address) as to_first:
-                    await Echo(to_first).unary(b"", metadata=metadata)
+        async with calling(relays) as first:
+            await first.unary(b"", metadata=metadata)
     return seen
+
+
+@contextlib.asynccontextmanager
+async def calling(behaviour: Any) -> AsyncIterator[Echo]:
+    """A client of a server that behaves so."""
+    async with (
+        serving(ServiceSettings(), echo(unary=behaviour)) as server,
+        rpc_client.channel(server.address) as channel,
+    ):
+        yield Echo(channel)
 
 
 async def test_without_a_collector_the_callers_context_travels_on() -> None:
@@ -93,9 +101,9 @@ async def test_a_failed_call_is_a_failed_span_without_its_words(exporter: InMemo
     async def fails(_request: bytes, _context: Any) -> bytes:
         raise NotFound("MISSING", "no prompt text in traces")
 
-    async with serving(ServiceSettings(), echo(unary=fails)) as server, rpc_client.channel(server.address) as channel:
+    async with calling(fails) as client:
         with pytest.raises(TroupeError), translated():
-            await Echo(channel).unary(b"")
+            await client.unary(b"")
     tracing.shutdown()
     [span] = exporter.get_finished_spans()
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "NOT_FOUND")

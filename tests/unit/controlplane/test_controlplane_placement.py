@@ -63,6 +63,7 @@ def test_another_address_of_the_same_process_is_no_other_owner() -> None:
 def test_a_fleet_set_to_another_number_of_workers_moves_no_more_than_it_must() -> None:
     two = place(Placement.empty(8), [member(0), member(1)], 2)
     assert place(two, [member(1)], 1).owners() == {"w1"}
+    assert place(two, [member(2), member(0)], 1).owners() == {"w0"}, "who owns shards comes before who was there first"
     three = place(two, [member(0), member(1), member(2)], 3)
     assert sorted(shares(three).values()) == [2, 3, 3]
     moved = [number for number in range(8) if three.shards[number] != two.shards[number]]

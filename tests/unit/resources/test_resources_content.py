@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 
+import hypothesis
 import pytest
 import yaml
 from google.protobuf.duration_pb2 import Duration
@@ -62,6 +63,9 @@ RESOURCES = st.sampled_from(sorted(SPECS)).flatmap(
         ),
     )
 )
+FEWER = hypothesis.settings(max_examples=40)
+"""Sets of resources are slow to make."""
+
 SETS = st.lists(RESOURCES, max_size=6, unique_by=lambda one: str(key(one)))
 
 
@@ -74,6 +78,7 @@ def test_the_hash_is_the_one_that_its_docstring_describes() -> None:
     assert content_hash(resources) == expected.hexdigest()
 
 
+@FEWER
 @given(SETS, st.randoms(use_true_random=False))
 def test_the_hash_knows_no_order(resources: list[Resource], rng: random.Random) -> None:
     shuffled = resources.copy()
@@ -92,6 +97,7 @@ def test_the_hash_covers_key_and_spec_and_nothing_else() -> None:
     assert content_hash(labelled) == base, "labels do not count, and an absent namespace is the default one"
 
 
+@FEWER
 @given(SETS, SETS)
 def test_a_diff_leads_from_one_set_to_the_other(old: list[Resource], new: list[Resource]) -> None:
     found = diff(old, new)
@@ -138,6 +144,7 @@ def test_a_spec_that_cannot_be_read_differs_as_a_whole() -> None:
     assert manifest(broken)["spec"] == {"@type": "type.googleapis.com/troupe.v1.ModelSpec", "value": "/w=="}
 
 
+@FEWER
 @given(SETS)
 def test_a_manifest_comes_back_as_it_was(resources: list[Resource]) -> None:
     if not resources:

@@ -155,7 +155,9 @@ def test_a_wrong_agent(spec: str, problem: str) -> None:
     assert spec_mistakes("Agent", spec) == [problem]
 
 
-@pytest.mark.parametrize("duration", ["5", "abc", "-5s", "1:30", "5 m", "1d", "0.1234567891s", "99999999999h", "[1s]"])
+@pytest.mark.parametrize(
+    "duration", ["5", "abc", "-5s", "1:30", "5 m", "1d", "0.1234567891s", "0.0000001ms", "99999999999h", "[1s]"]
+)
 def test_what_is_no_duration(duration: str) -> None:
     (problem,) = spec_mistakes("Agent", f"{{model: a, turnDeadline: {duration}}}")
     assert "a duration is expected, a number and its unit such as 100ms, 30s, 5m or 1h" in problem

@@ -6,33 +6,37 @@ other sessions. All methods that are not `async` run on the event loop without a
 """
 
 import asyncio
-from collections import deque
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import structlog
 
 from troupe.broker.addressing import SessionKey
-from troupe.broker.order import Number, Place, Position
+from troupe.broker.order import Number, Place
 from troupe.broker.port import Delivery
+from troupe.chassis.errors import Internal
 from troupe.chassis.ledger import Ledger
 from troupe.chassis.wire import seconds
 from troupe.dataplane.actors import metrics
+from troupe.dataplane.actors.arrivals import Arrival, Arrivals, Placement
 from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.actors.gap import GapWatch
-from troupe.dataplane.actors.inbox import Empty, Gap, Start, Wait, choose
+from troupe.dataplane.actors.inbox import Empty, Gap, Start, Wait
 from troupe.dataplane.actors.lifecycle import FINAL, ActorEvent, ActorState, after
+from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.outcome import Outcome, Skipped, attempt
 from troupe.dataplane.actors.settle import Conflict, Outlook, Retrying, Settled, refused, settle
-from troupe.dataplane.actors.turn import Arrival, Turn, entry_of
+from troupe.dataplane.actors.turn import Turn, entry_of
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import RECENT, Entry, Fenced, Loaded, Owner, Placed, Record, begun
+from troupe.dataplane.state.port import Entry, Fenced, Owner, Placed, Record
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 
-PATIENCE = 0.05
-"""Seconds that an arrival may wait for its session before it is written to the inbox."""
 LONG_TURN = 60.0
 """Seconds after which a running turn's message is written to the inbox too, so that no delivery stays unacked."""
+RELOAD_DELAY = (1.0, 60.0)
+"""Seconds between two tries to load a session that cannot be loaded: at first, and at most."""
 
 log = structlog.get_logger()
 
@@ -45,72 +49,87 @@ class Actor:
         self.key, self.owner = key, owner
         self.life = ActorState.ACTIVATING
         self.turn: Turn | None = None
-        self.inbox: list[Entry] = []
         self.used = world.clock.monotonic()
-        self._world, self._gaps, self._suspects = world, gaps, suspects
-        self._loaded = Loaded()
-        self._positions: dict[str, Position] = {}
-        self._recent: dict[str, None] = {}
-        self._recent_is_all = True
-        self._cancelled: set[str] = set()
-        self._early: list[tuple[Delivery, Envelope]] = []
-        self._arrivals: deque[Arrival] = deque()
-        self._placing: list[Arrival] = []
-        self._ledgers: dict[Number, tuple[Ledger, float]] = {}
-        self._alarm: asyncio.TimerHandle | None = None
         self.rested = asyncio.Event()
         """Set while no turn runs."""
         self.rested.set()
+        self._world, self._gaps, self._suspects = world, gaps, suspects
+        self._memory = SessionMemory()
+        self._stale = True
+        self._loading = False
+        self._held = 0
+        self._arrivals = Arrivals()
+        self._ledgers: dict[Number, tuple[Ledger, float]] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+        self._placing_soon = False
+        # Held while store and memory change together, but for turns: a load in between would miss half of it.
+        self._changing = asyncio.Lock()
 
     @property
     def idle(self) -> bool:
         """Nothing runs, waits or arrives: it may leave memory."""
-        return self.life is ActorState.IDLE and not (self._arrivals or self._placing or self.inbox)
+        busy = self._arrivals or self._memory.inbox or self._stale or self._held or self._changing.locked()
+        return self.life is ActorState.IDLE and not busy
 
     @property
     def waiting(self) -> int:
         """Messages behind the one that runs."""
-        return len(self.inbox) + len(self._arrivals) + len(self._placing)
+        return len(self._memory.inbox) + len(self._arrivals)
 
-    def activate(self, loaded: Loaded) -> None:
-        """Take up what the store has; from here on messages are handled."""
-        self._take_up(loaded)
-        self._move(ActorEvent.LOADED)
-        early, self._early = self._early, []
-        for delivery, envelope in early:
-            self.deliver(delivery, envelope)
+    async def activate(self) -> None:
+        """Take up what the store has, then handle messages; those that came meanwhile first. What cannot be loaded
+        is tried again, ever more rarely: its messages wait in the inbox, and other sessions go on."""
+        self._loading = True
+        delay, longest = RELOAD_DELAY
+        while self._stale and self.life not in FINAL:
+            try:
+                await self._load()
+            except Exception:
+                metrics.DEFECTS.inc()
+                log.exception("session cannot be loaded, trying again", session=str(self.key), again_in_seconds=delay)
+                self.step()
+                await self._world.clock.sleep(delay)
+                delay = min(longest, delay * 2)
+        self._loading = False
+        if self.life in FINAL:
+            return
+        if self.life is ActorState.ACTIVATING:
+            self._move(ActorEvent.LOADED)
+        self._arrivals.sift(self._admit)
         self.step()
 
     def deliver(self, delivery: Delivery, envelope: Envelope) -> None:
         """A message for this session, in the order of deliveries."""
         self.used = self._world.clock.monotonic()
-        if self.life is ActorState.ACTIVATING:
-            self._early.append((delivery, envelope))
-            return
-        entry = entry_of(envelope, self._world.clock.now())
-        number = entry.number
-        if self._place(number) is Place.SETTLED or self._holds(number):
-            delivery.ack()
-        elif self.turn is not None and self.turn.number == number:
-            self.turn.deliveries.append(delivery)
-            if self.turn.waiting:
-                self.turn.ack()
-        else:
-            self._refuse_other_payload(entry)
-            self._arrivals.append(Arrival(delivery, envelope, entry, self.used))
+        arrival = Arrival(delivery, envelope, entry_of(envelope, self._world.clock.now()), self.used)
+        if self.life is ActorState.ACTIVATING or self._admit(arrival):
+            self._arrivals.add(arrival)
             self.step()
 
     def cancel(self, message_id: str) -> None:
         """A CANCEL was recorded for the message."""
-        self._cancelled.add(message_id)
+        self._memory.cancel(message_id)
         if self.turn is not None and self.turn.message_id == message_id:
             self.turn.cancel()
-        self.inbox = [_cancelled(entry) if entry.message_id == message_id else entry for entry in self.inbox]
         self.step()
 
-    def inherit(self, before: "Actor") -> None:
-        """Take over what was delivered to an actor that left memory."""
-        self._early.extend((arrival.delivery, arrival.envelope) for arrival in before.arrivals())
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Inside, no turn is started; afterwards the session is read anew."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self._stale = True
+            self.step()
+
+    @contextlib.asynccontextmanager
+    async def all_placed(self) -> AsyncIterator[None]:
+        """Inside, all that was delivered before stands in the store, and nothing is added. Raises Fenced."""
+        async with self._changing:
+            await self._place(self._world.clock.monotonic())
+            yield
 
     def drain(self) -> None:
         """Start nothing more."""
@@ -119,19 +138,69 @@ class Actor:
     def stop(self) -> None:
         """Leave memory. What is unacked comes again."""
         self._move(ActorEvent.STOP)
+        self._arrivals.clear()
         if self._alarm is not None:
             self._alarm.cancel()
 
     def step(self) -> None:
         """Start what may start now, or see to it that the next chance is not missed."""
-        if self.turn is None and self.life in (ActorState.IDLE, ActorState.WAITING):
-            self._choose()
-        if self.life not in FINAL and self._arrivals:
-            self._wake_in(self._arrivals[0].at + PATIENCE - self._world.clock.monotonic())
+        if self.life in FINAL:
+            return
+        if self.turn is None and not self._held:
+            if self._stale:
+                self._reload()
+            elif self.life not in (ActorState.ACTIVATING, ActorState.DRAINING):
+                self._choose()
+        if (due := self._arrivals.due()) is not None and not self._placing_soon:
+            self._wake_in(due - self._world.clock.monotonic())
+
+    async def pass_over(self, missing: Number) -> bool:
+        """Give the number up, if it is still missing. Raises Fenced."""
+        async with self._changing:
+            passed = self.lacks(missing) and await self._world.persist(
+                "gap",
+                lambda: self._world.store.pass_over(self.owner, self.key, missing, self._world.clock.now()),
+            )
+            if passed:
+                self._memory.pass_over(missing)
+            elif self.lacks(missing):
+                self._stale = True
+        return passed
+
+    def lacks(self, missing: Number) -> bool:
+        """Whether the session still waits for this number and it neither waits nor runs here."""
+        running = self.turn is not None and self.turn.number == missing
+        return self.life not in FINAL and not running and self._memory.lacks(missing)
+
+    def arrivals(self) -> list[Arrival]:
+        """What was delivered and is neither started nor placed."""
+        return self._arrivals.all()
+
+    def _admit(self, arrival: Arrival) -> bool:
+        """Whether the arrival is to be kept: it may have an effect, and is not the message that runs."""
+        entry, delivery = arrival.entry, arrival.delivery
+        if self._memory.place(entry.number) is Place.SETTLED or self._memory.holds(entry.number):
+            delivery.ack()
+        elif self.turn is not None and self.turn.number == entry.number:
+            self.turn.deliveries.append(delivery)
+        else:
+            self._refuse_other_payload(entry)
+            return True
+        return False
+
+    def _reload(self) -> None:
+        if not self._loading:
+            self._loading = True
+            self._world.spawn(self.activate())
+
+    async def _load(self) -> None:
+        async with self._changing:
+            self._memory.take_up(await self._world.persist("load", lambda: self._world.store.load(self.key)))
+            self._stale = False
 
     def _choose(self) -> None:
         now = self._world.clock.now()
-        match choose(self.inbox, self._positions, now):
+        match self._memory.choose(now):
             case Start(entry) if entry.skip or self._is_known(entry, now):
                 self._begin(Turn(Envelope(), entry, 0.0, attempt=entry.attempts, waiting=True))
             case Start(entry):
@@ -142,9 +211,9 @@ class Actor:
                 self._move(ActorEvent.WAIT)
                 self._gaps.watch(self, missing)
             case Empty():
-                if self._arrivals and not self._placing and self._may_start(self._arrivals[0]):
-                    arrival = self._arrivals.popleft()
-                    self._begin(self._fast(arrival))
+                first = self._arrivals.first()
+                if first is not None and self._may_start(first):
+                    self._begin(self._fast(self._arrivals.start()))
                 else:
                     self._move(ActorEvent.REST)
 
@@ -152,7 +221,7 @@ class Actor:
         """Only what was certainly never started before may start without being counted."""
         return (
             arrival.delivery.redeliveries == 0
-            and self._place(arrival.entry.number) is Place.NEXT
+            and self._memory.place(arrival.entry.number) is Place.NEXT
             and (arrival.entry.skip or self._world.behaviour(self.key) is not None)
         )
 
@@ -175,6 +244,8 @@ class Actor:
         self._world.spawn(self._run(turn))
 
     async def _run(self, turn: Turn) -> None:
+        if self.life in FINAL:
+            return
         turn.task = asyncio.current_task()
         try:
             if turn.waiting and turn.entry.starts > 0 and not turn.entry.skip:
@@ -185,14 +256,19 @@ class Actor:
         except Fenced as fenced:
             self._world.fenced(self.owner, fenced.epoch)
         except Exception:
-            log.exception("turn could not be settled: a defect of the runtime", session=str(self.key))
-            self._world.defective(self.owner)
+            self._defective("turn could not be settled: a defect of the runtime")
         finally:
             self.used = self._world.clock.monotonic()
             self.turn = None
             self.rested.set()
-        if self.life not in FINAL:
-            self.step()
+        if self.life is ActorState.RUNNING:
+            self._move(ActorEvent.REST)
+        self.step()
+
+    def _defective(self, what: str) -> None:
+        log.exception(what, session=str(self.key))
+        self._move(ActorEvent.FAIL)
+        self._world.defective(self.owner)
 
     async def _take(self, turn: Turn) -> None:
         """Bring one message to its end, or to its next attempt."""
@@ -204,10 +280,16 @@ class Actor:
             )
             try:
                 outcome = await self._outcome(turn, events)
-                outlook = await settle(self._world, self.owner, self.key, turn, outcome, self._loaded, events)
+                outlook = await settle(self._world, self.owner, self.key, turn, outcome, self._memory.loaded, events)
+            except Exception:
+                if turn.began:
+                    events.sealed(
+                        Internal("WORKER_FAILED", "the worker could not go on; the message comes again"), None
+                    )
+                raise
             finally:
                 events.close()
-        await self._follow_up(turn, outlook)
+        self._follow_up(turn, outlook)
 
     async def _begin_counted(self, turn: Turn) -> None:
         """Every start from the inbox is counted before it runs, so that what kills its worker is found out."""
@@ -222,13 +304,13 @@ class Actor:
             turn.ledger.add(turn_pb2.LEDGER_CAUSE_BROKER_WAIT, turn.published, began - (now - entry.placed))
         turn.ledger.add(turn_pb2.LEDGER_CAUSE_MAILBOX_WAIT, began - (now - entry.placed), began)
         turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, world.clock.monotonic())
-        self._replace(entry.number, begun(entry))
+        self._memory.begin(entry)
 
     async def _outcome(self, turn: Turn, events: AttemptEvents) -> Outcome:
         record = await self._record(turn.message_id)
         if record is not None or turn.entry.skip:
             return Skipped(record)
-        turn.cancelled = turn.cancelled or turn.message_id in self._cancelled
+        turn.cancelled = turn.cancelled or self._memory.is_cancelled(turn.message_id)
         long_turn = asyncio.get_running_loop().call_later(LONG_TURN, lambda: self._world.spawn(self._mark(turn)))
         try:
             return await attempt(
@@ -236,49 +318,31 @@ class Actor:
                 self.owner,
                 self.key,
                 turn,
-                state=self._loaded.state,
-                history=self._loaded.history,
+                state=self._memory.loaded.state,
+                history=self._memory.loaded.history,
                 events=events,
             )
         finally:
             long_turn.cancel()
 
-    async def _follow_up(self, turn: Turn, outlook: Outlook) -> None:
+    def _follow_up(self, turn: Turn, outlook: Outlook) -> None:
         """Bring memory up to what the store now has."""
         match outlook:
-            case Settled():
-                self._settled(turn.number)
-                if outlook.recorded:
-                    self._recorded(turn.message_id)
-                self._loaded = replace(
-                    self._loaded,
-                    version=outlook.version,
-                    state=self._loaded.state if outlook.state is None else outlook.state,
-                    history=self._loaded.history if outlook.delta is None else [*self._loaded.history, outlook.delta],
-                )
+            case Settled(version, recorded, state, delta):
+                self._memory.settle(turn.number)
+                self._ledgers.pop(turn.number, None)
+                if recorded:
+                    self._memory.record(turn.message_id)
+                self._memory.turn_over(version, state, delta)
             case Retrying(entry):
                 self._ledgers[entry.number] = (turn.ledger, turn.published)
-                self.inbox = [entry, *(other for other in self.inbox if other.number != entry.number)]
+                self._memory.put_first(entry)
             case Conflict():
-                self._take_up(await self._world.persist("reload", lambda: self._world.store.load(self.key)))
+                self._stale = True
         turn.ack()
 
-    def _settled(self, number: Number) -> None:
-        position = self._positions.get(number.stream, Position())
-        if position.place(number.sequence) is Place.NEXT:
-            self._positions[number.stream] = position.settle(number.sequence)
-        self.inbox = [entry for entry in self.inbox if entry.number != number]
-
-    def _recorded(self, message_id: str) -> None:
-        self._cancelled.discard(message_id)
-        self._recent[message_id] = None
-        if len(self._recent) > RECENT:
-            self._recent_is_all = False
-            del self._recent[next(iter(self._recent))]
-        self.inbox = [replace(entry, skip=True) if entry.message_id == message_id else entry for entry in self.inbox]
-
     async def _record(self, message_id: str) -> Record | None:
-        if self._recent_is_all and message_id not in self._recent:
+        if not self._memory.may_have_record(message_id):
             return None
         return await self._world.persist("look-up", lambda: self._world.store.record(self.key, message_id))
 
@@ -297,89 +361,68 @@ class Actor:
 
     def _wake(self) -> None:
         self._alarm = None
-        if self.life in FINAL:
-            return
-        due = self._world.clock.monotonic() - PATIENCE
-        if not self._placing and self._arrivals and self._arrivals[0].at <= due:
-            while self._arrivals and self._arrivals[0].at <= due:
-                self._placing.append(self._arrivals.popleft())
-            self._world.spawn(self._place_all())
+        due = self._arrivals.due()
+        if due is not None and due <= self._world.clock.monotonic() and not self._placing_soon:
+            self._placing_soon = True
+            self._world.spawn(self._place_due())
         self.step()
 
-    async def _place_all(self) -> None:
-        """Write what has waited long enough to the inbox, in order."""
-        store, arrivals = self._world.store, self._placing
+    async def _place_due(self) -> None:
+        """Write what has waited long enough to the inbox."""
         try:
-            placed = await asyncio.gather(
-                *(
-                    self._world.persist(
-                        "inbox",
-                        lambda arrival=arrival: store.put(  # type: ignore[misc]
-                            self.owner, self.key, arrival.entry, arrival.envelope.SerializeToString()
-                        ),
-                    )
-                    for arrival in arrivals
-                )
-            )
+            async with self._changing:
+                await self._place(self._arrivals.due() or 0.0)
         except Fenced as fenced:
             self._world.fenced(self.owner, fenced.epoch)
-            return
+        except Exception:
+            self._defective("messages could not be placed: a defect of the runtime")
         finally:
-            self._placing = []
-        for arrival, place in zip(arrivals, placed, strict=True):
-            if place in (Placed.NEW, Placed.SKIPPED):
-                self.inbox.append(replace(arrival.entry, skip=place is Placed.SKIPPED))
-                metrics.INBOX_WRITES.inc()
-            arrival.delivery.ack()
+            self._placing_soon = False
         self.step()
+
+    async def _place(self, until: float) -> None:
+        turn = self.turn
+        running = turn.message_id if turn is not None and not turn.waiting else ""
+        for placement in await self._arrivals.place(until, self._world, self.owner, self.key, running):
+            self._placed(placement)
+            placement.arrival.delivery.ack()
+
+    def _placed(self, placement: Placement) -> None:
+        entry = placement.entry
+        match placement.placed:
+            case Placed.NEW | Placed.SKIPPED:
+                self._memory.wait(entry, recorded=entry.skip)
+                metrics.INBOX_WRITES.inc()
+            case Placed.PRESENT if not self._memory.holds(entry.number):
+                self._stale = True
+            case Placed.SETTLED if self.turn is None and self._memory.place(entry.number) is not Place.SETTLED:
+                self._stale = True
+            case Placed.PRESENT | Placed.SETTLED:
+                pass
 
     async def _mark(self, turn: Turn) -> None:
         """The turn takes long: its message waits in the store from now on, and its delivery is acked."""
         if turn is not self.turn or turn.waiting:
             return
-        entry = replace(turn.entry, running=True)
+        entry = replace(turn.entry, running=True, attempts=turn.attempts)
+        body = turn.envelope.SerializeToString()
         try:
-            place = await self._world.persist(
-                "inbox",
-                lambda: self._world.store.put(self.owner, self.key, entry, turn.envelope.SerializeToString()),
-            )
+            async with self._changing:
+                place = await self._world.persist(
+                    "inbox", lambda: self._world.store.put(self.owner, self.key, entry, body)
+                )
         except Fenced as fenced:
             self._world.fenced(self.owner, fenced.epoch)
             return
-        if turn is self.turn and place is Placed.NEW:
+        if turn is self.turn and place in (Placed.NEW, Placed.PRESENT):
             turn.waiting = True
-            self.inbox.insert(0, entry)
+            self._memory.put_first(entry)
             turn.ack()
-
-    def passed_over(self, missing: Number) -> None:
-        """The store gave up a number."""
-        position = self._positions.get(missing.stream, Position())
-        if position.settled + 1 == missing.sequence:
-            self._positions[missing.stream] = position.pass_over()
-        self.step()
-
-    def lacks(self, missing: Number) -> bool:
-        """Whether the session still waits for this number and nothing of it is here."""
-        position = self._positions.get(missing.stream, Position())
-        running = self.turn is not None and self.turn.number == missing
-        return position.settled + 1 == missing.sequence and not running and not self._holds(missing)
-
-    def arrivals(self) -> list[Arrival]:
-        """What was delivered and is neither started nor placed."""
-        return [*self._placing, *self._arrivals]
-
-    def _take_up(self, loaded: Loaded) -> None:
-        self._loaded = replace(loaded, positions={}, inbox=(), recent=(), cancelled=())
-        self._positions = dict(loaded.positions)
-        self.inbox = list(loaded.inbox)
-        self._recent = dict.fromkeys(loaded.recent)
-        self._recent_is_all = len(loaded.recent) < RECENT
-        self._cancelled = set(loaded.cancelled)
 
     def _refuse_other_payload(self, entry: Entry) -> None:
         """The id of a message that runs or waits, with another payload: its sender is told at once."""
         first = self.turn.entry if self.turn is not None and self.turn.message_id == entry.message_id else None
-        first = first or next((waiting for waiting in self.inbox if waiting.message_id == entry.message_id), None)
+        first = first or self._memory.waiting(entry.message_id)
         if first is not None and first.digest != entry.digest and not entry.skip and not first.skip:
             with self._world.hub.log(self.key, entry.message_id) as message_log:
                 events = AttemptEvents(
@@ -387,22 +430,5 @@ class Actor:
                 )
                 events.failed(refused(entry.message_id), only=entry.number)
 
-    def _place(self, number: Number) -> Place:
-        return self._positions.get(number.stream, Position()).place(number.sequence)
-
-    def _holds(self, number: Number) -> bool:
-        """It waits here already. A copy that is neither started nor placed is the broker's to bring again."""
-        return any(entry.number == number for entry in self.inbox)
-
-    def _replace(self, number: Number, entry: Entry) -> None:
-        self.inbox = [entry if other.number == number else other for other in self.inbox]
-
     def _move(self, event: ActorEvent) -> None:
         self.life = after(self.life, event)
-
-
-def _cancelled(entry: Entry) -> Entry:
-    """What has begun is settled by a turn, soon; what has not, the store has settled where it waits."""
-    if entry.starts or entry.attempts or entry.running:
-        return replace(entry, not_before=0.0)
-    return replace(entry, skip=True)

@@ -63,6 +63,7 @@ class GapWatch:
             return
         finally:
             self._watched.discard(actor.key)
+        actor.step()
         if passed:
             metrics.GAPS.labels("passed_over").inc()
             log.warning(
@@ -72,9 +73,6 @@ class GapWatch:
                 stream=missing.stream,
                 sequence=missing.sequence,
             )
-            actor.passed_over(missing)
-        else:
-            actor.step()
 
     async def _outlast(self, actor: "Actor", missing: Number) -> bool:
         """True once the number was given up, False once it is not missing any more."""
@@ -89,13 +87,9 @@ class GapWatch:
                 continue
             if not await self._probe(actor.key):
                 continue
-            before = actor.arrivals()
-            while any(arrival in actor.arrivals() for arrival in before):
-                await clock.sleep(0.01)
-            if actor.lacks(missing):
-                return await self._world.persist(
-                    "gap", lambda: self._world.store.pass_over(self._owner, actor.key, missing, clock.now())
-                )
+            async with actor.all_placed():
+                pass
+            return await actor.pass_over(missing)
         return False
 
     async def _probe(self, key: SessionKey) -> bool:

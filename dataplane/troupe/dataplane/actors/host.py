@@ -20,7 +20,6 @@ from troupe.dataplane.actors.actor import Actor
 from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.gap import GapWatch
 from troupe.dataplane.actors.hub import Hub
-from troupe.dataplane.actors.lifecycle import ActorState
 from troupe.dataplane.actors.settle import POOL
 from troupe.dataplane.actors.world import Ending, World
 from troupe.dataplane.state.port import Fenced, Owner, StateStore
@@ -33,6 +32,10 @@ FORGET = 600.0
 """Seconds between clearings of what the store need not keep."""
 RETENTION = 30 * 24 * 3600.0
 """Seconds after which the state of an untouched session goes."""
+AT_ONCE = 1.0
+"""Seconds that `hold` waits for shards to be acquired: as a rule milliseconds, but stores and brokers can be away."""
+AGAIN = 1.0
+"""Seconds until a shard is acquired again that could not be, or was given up over a defect."""
 
 log = structlog.get_logger()
 
@@ -46,6 +49,11 @@ class Shard:
     actors: dict[SessionKey, Actor] = field(default_factory=dict)
     subscription: Subscription | None = None
     lost: bool = False
+    draining: bool = False
+
+    def is_wanted(self) -> bool:
+        """It is to be acquired, and its messages taken."""
+        return not (self.lost or self.draining)
 
     def status(self) -> ShardStatus:
         return ShardStatus(
@@ -81,6 +89,7 @@ class Host:
         self._hot: OrderedDict[SessionKey, Actor] = OrderedDict()
         self._suspects = asyncio.Lock()
         self._draining = False
+        self._beside: set[asyncio.Task[None]] = set()
         self.world = World(
             store=store,
             broker=broker,
@@ -130,16 +139,20 @@ class Host:
                 ended=ended,
                 dice=dice,
             )
-            chores = [tasks.create_task(host._sweep()), tasks.create_task(host._forget())]
+            host._spawn(host._sweep())
+            host._spawn(host._forget())
             try:
                 yield host
             finally:
-                for chore in chores:
-                    chore.cancel()
-                await host._stop(drain_timeout)
+                try:
+                    await host._stop(drain_timeout)
+                finally:
+                    for task in host._beside:
+                        task.cancel()
 
     async def hold(self, owners: Iterable[Owner]) -> None:
-        """Hold exactly these shards: let go of the others at once, claim and subscribe to the new ones."""
+        """Hold exactly these shards: let go of the others at once, claim and subscribe to the new ones. What cannot
+        be acquired within AT_ONCE is tried on beside, until it is or is not wanted any more."""
         wanted = {owner.shard: owner for owner in owners}
         for number, shard in list(self._shards.items()):
             if wanted.get(number) != shard.owner:
@@ -147,9 +160,9 @@ class Host:
         new = [owner for number, owner in wanted.items() if number not in self._shards]
         for owner in new:
             self._shards[owner.shard] = Shard(owner, GapWatch(owner, self.world))
-        async with asyncio.TaskGroup() as claims:
-            for owner in new:
-                claims.create_task(self._acquire(self._shards[owner.shard]))
+        acquiring = [self._spawn(self._acquire(self._shards[owner.shard])) for owner in new]
+        if acquiring:
+            await asyncio.wait(acquiring, timeout=AT_ONCE)
 
     def statuses(self) -> list[ShardStatus]:
         """The shards held, by number."""
@@ -174,12 +187,9 @@ class Host:
         held = self._shards.get(shard)
         return held.owner if held and held.subscription else None
 
-    def forget(self, key: SessionKey) -> None:
-        """What is in memory of the session is not what the store has any more."""
-        if (actor := self._hot.get(key)) is not None:
-            self._drop(actor)
-            if shard := self._shards.get(actor.owner.shard):
-                self._find(shard, key).inherit(actor)
+    def wake(self, owner: Owner, key: SessionKey) -> Actor:
+        """The session's actor, brought into memory if it is not there. The worker holds its shard as `owner`."""
+        return self._find(self._shards[owner.shard], key)
 
     def revision_changed(self) -> None:
         """What waits for a target may have got it."""
@@ -188,20 +198,30 @@ class Host:
 
     async def _acquire(self, shard: Shard) -> None:
         owner = shard.owner
-        try:
-            waiting = await self.world.persist("claim", lambda: self._store.claim(owner))
-        except Fenced as fenced:
-            self._fenced(owner, fenced.epoch)
+        while shard.is_wanted():
+            try:
+                waiting = await self._store.claim(owner)
+                subscription = await self._broker.consume(
+                    mailbox(owner.shard), lambda delivery: self._delivered(shard, delivery)
+                )
+            except Fenced as fenced:
+                self._fenced(owner, fenced.epoch)
+                return
+            except Exception as error:
+                log.warning("shard not acquired, trying again", shard=owner.shard, error=str(error))
+                await self._clock.sleep(AGAIN)
+                continue
+            shard.subscription = subscription
+            if not shard.is_wanted():
+                await subscription.close()
+                return
+            for key in waiting:
+                self._find(shard, key)
             return
-        if shard.lost or self._draining:
-            return
-        shard.subscription = await self._broker.consume(
-            mailbox(owner.shard), lambda delivery: self._delivered(shard, delivery)
-        )
-        for key in waiting:
-            self._find(shard, key)
 
     def _delivered(self, shard: Shard, delivery: Delivery) -> None:
+        if not shard.is_wanted():
+            return
         shard.gaps.delivered()
         try:
             envelope = decode(delivery.body)
@@ -241,25 +261,20 @@ class Host:
             actor = Actor(key, shard.owner, self.world, shard.gaps, self._suspects)
             shard.actors[key] = self._hot[key] = actor
             metrics.HOT_SESSIONS.inc()
-            self._spawn(self._activate(actor))
+            self._spawn(actor.activate())
             if len(self._hot) > self.max_hot:
                 self._passivate(len(self._hot) - self.max_hot, idle_for=0.0)
         self._hot.move_to_end(key)
         return actor
-
-    async def _activate(self, actor: Actor) -> None:
-        loaded = await self.world.persist("load", lambda: self._store.load(actor.key))
-        if actor.life is ActorState.ACTIVATING:
-            actor.activate(loaded)
 
     def _passivate(self, most: int, idle_for: float) -> None:
         """Let the idle sessions used longest ago leave memory."""
         before = self._clock.monotonic() - idle_for
         gone = 0
         for actor in list(self._hot.values()):
-            if gone >= most or actor.used > before:
+            if gone >= most:
                 break
-            if actor.idle:
+            if actor.idle and actor.used <= before:
                 self._drop(actor)
                 gone += 1
 
@@ -286,7 +301,7 @@ class Host:
 
     async def _restart(self, shard: Shard) -> None:
         await self._let_go(shard)
-        await self._clock.sleep(1.0)
+        await self._clock.sleep(AGAIN)
         if shard.owner.shard not in self._shards and not self._draining:
             again = Shard(shard.owner, GapWatch(shard.owner, self.world))
             self._shards[shard.owner.shard] = again
@@ -310,6 +325,7 @@ class Host:
         self._draining = True
         shards = list(self._shards.values())
         for shard in shards:
+            shard.draining = True
             if shard.subscription is not None:
                 await shard.subscription.cancel()
             for actor in shard.actors.values():
@@ -331,10 +347,16 @@ class Host:
         while True:
             await self._clock.sleep(FORGET)
             now = self._clock.now()
-            await self.world.persist("forget", lambda now=now: self._store.forget(now, now - RETENTION))  # type: ignore[misc]
+            try:
+                await self._store.forget(now, now - RETENTION)
+            except Exception as error:
+                log.warning("store not cleared, trying again later", error=str(error))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.create_task(self._guarded(work))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._tasks.create_task(self._guarded(work))
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """A defect in the work for one session must not take the others with it."""

@@ -8,6 +8,7 @@ import structlog
 from google.rpc import code_pb2
 
 from troupe.broker.addressing import SessionKey
+from troupe.broker.envelope import check_size
 from troupe.chassis import tracing
 from troupe.chassis.errors import DeadlineExceeded, Internal, NotFound, TroupeError
 from troupe.chassis.wire import seconds
@@ -20,6 +21,8 @@ from troupe.v1 import turn_pb2
 
 STALE_AFTER = 23 * 3600.0
 """Seconds after which a message that never began is not begun: records of its copies may be forgotten soon."""
+MAX_SAID = 1000
+"""Bytes of what an agent or actor raised that are kept."""
 MAX_STARTS = 3
 """Starts from the inbox without an end after which a message is taken to kill its worker."""
 
@@ -112,19 +115,41 @@ async def attempt(
         events=events,
         ledger=turn.ledger,
     )
+    turn.began = True
     try:
-        return Done(await _run(world, behaviour, context, turn), behaviour)
-    except CancelRecorded:
-        return Cancelled()
-    except Fenced:
-        raise
-    except TroupeError as error:
-        return Cancelled() if turn.cancelled else Failed(error, behaviour)
+        result = await _run(world, behaviour, context, turn)
+        check_size(result.reply)
+        return Done(result, behaviour)
     except Exception as error:
-        if turn.cancelled:
-            return Cancelled()
-        log.warning("turn raised", agent=key.agent, session=key.session, attempt=turn.attempt, exc_info=error)
-        return Failed(TurnRaised("TURN_RAISED", f"{key.agent} raised {type(error).__name__}: {error}"), behaviour)
+        match _cause(error):
+            case Fenced() as fenced:
+                raise fenced from None
+            case CancelRecorded():
+                return Cancelled()
+            case _ if turn.cancelled:
+                return Cancelled()
+            case TroupeError() as cause:
+                return Failed(cause, behaviour)
+            case cause:
+                log.warning("turn raised", agent=key.agent, session=key.session, attempt=turn.attempt, exc_info=cause)
+                return Failed(TurnRaised("TURN_RAISED", f"{key.agent} raised {_said(cause)}"), behaviour)
+
+
+def _cause(error: Exception) -> Exception:
+    """What ended the turn, where parts of it ran side by side: what the runtime says of it, before anything else."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    causes = [_cause(each) for each in error.exceptions]
+    for kind in (Fenced, CancelRecorded, TroupeError):
+        if (found := next((cause for cause in causes if isinstance(cause, kind)), None)) is not None:
+            return found
+    return causes[0]
+
+
+def _said(error: BaseException) -> str:
+    """The error as one line that can be stored and sent, whatever it says."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text.encode(errors="replace")[:MAX_SAID].decode(errors="ignore")
 
 
 def _judge(turn: Turn, now: float) -> Outcome | None:
@@ -136,7 +161,7 @@ def _judge(turn: Turn, now: float) -> Outcome | None:
             "WORKER_KILLED", f"message {turn.message_id} was started {turn.entry.starts} times and never ended"
         )
         return Failed(error, None)
-    if turn.entry.attempts == 0 and (late := _late(turn, now)) is not None:
+    if turn.entry.attempts == 0 and not turn.journal and (late := _late(turn, now)) is not None:
         return Expired(late)
     return None
 
@@ -156,7 +181,7 @@ async def _run(world: World, behaviour: Behaviour, context: TurnContext, turn: T
         try:
             async with asyncio.timeout(behaviour.deadline) as scope:
                 turn.scope = scope
-                return await behaviour.run(context)
+                return await _contained(behaviour, context)
         except TimeoutError as error:
             if turn.cancelled or not scope.expired():
                 raise
@@ -165,6 +190,19 @@ async def _run(world: World, behaviour: Behaviour, context: TurnContext, turn: T
             ) from error
         finally:
             turn.scope = None
+
+
+async def _contained(behaviour: Behaviour, context: TurnContext) -> TurnResult:
+    """What ends a task or the process is here code of an agent or actor that raised it, unless we are cancelled."""
+    try:
+        return await behaviour.run(context)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise TurnRaised("TURN_RAISED", f"{context.key.agent} was cancelled from within") from error
+    except SystemExit as error:
+        raise TurnRaised("TURN_RAISED", f"{context.key.agent} raised {_said(error)}") from error
 
 
 def _late(turn: Turn, now: float) -> TroupeError | None:

@@ -31,6 +31,8 @@ from troupe.v1.turn_pb2 import Completed, Fate, LedgerCause
 from troupe.v1.turn_pb2 import Failed as FailedEvent
 
 POOL = "agents"
+MESSAGE_ID_USED = "MESSAGE_ID_USED"
+"""Reason of the error that a copy with another payload is answered with."""
 log = structlog.get_logger()
 
 
@@ -91,7 +93,7 @@ async def settle(
 def refused(message_id: str) -> FailedEvent:
     """The answer to a copy with another payload."""
     error = AlreadyExists(
-        "MESSAGE_ID_USED", f"message id {message_id} was used for other content in this session; choose another id"
+        MESSAGE_ID_USED, f"message id {message_id} was used for other content in this session; choose another id"
     )
     return FailedEvent(fate=turn_pb2.FATE_SKIPPED, error=error.detail())
 
@@ -191,7 +193,7 @@ class _Settling:
             session=self.key.path,
             reason=error.reason,
             error=str(error),
-            attempts=turn.attempt + (fate == turn_pb2.FATE_DEAD),
+            attempts=turn.attempts,
             first_failed=turn.entry.first_failed or now,
             last_failed=now,
             worker_id=self.world.worker_id,
@@ -220,7 +222,7 @@ class _Settling:
 
     async def cancelled(self) -> Settled:
         record = cancelled_record(
-            self.key, self.turn.message_id, self.turn.entry.digest, self.turn.attempt + 1, self.world.clock.now()
+            self.key, self.turn.message_id, self.turn.entry.digest, self.turn.attempts, self.world.clock.now()
         )
         version = await self._commit(record)
         error = MessageStatus.FromString(record.status).error
@@ -293,7 +295,7 @@ class _Settling:
             message_id=self.turn.message_id,
             fate=fate,
             ledger=self._ledger(),
-            attempts=self.turn.attempt + 1,
+            attempts=self.turn.attempts,
             settled_at=timestamp(self.world.clock.now()),
         )
 

@@ -27,6 +27,8 @@ class Turn:
     deliveries: list[Delivery] = field(default_factory=list)
     journal: dict[str, bytes] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    began: bool = False
+    """Its behaviour was started, in this attempt."""
     cancelled: bool = False
     """Somebody asked for it to be cancelled."""
     scope: asyncio.Timeout | None = None
@@ -41,6 +43,11 @@ class Turn:
     @property
     def message_id(self) -> str:
         return self.entry.message_id
+
+    @property
+    def attempts(self) -> int:
+        """Attempts begun, this one included where it began."""
+        return self.attempt + self.began
 
     @property
     def expires(self) -> float:
@@ -78,14 +85,3 @@ def entry_of(envelope: Envelope, now: float) -> Entry:
         placed=now,
         skip=not envelope.HasField("content"),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A message that was delivered and neither started nor placed yet."""
-
-    delivery: Delivery
-    envelope: Envelope
-    entry: Entry
-    at: float
-    """Clock.monotonic() of its delivery."""

@@ -42,7 +42,7 @@ class World:
     worker_id: str
     behaviour: Callable[[SessionKey], Behaviour | None]
     """What runs the session's messages now; None for a target that the running revision does not know."""
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
     """Run something beside; it is cancelled when the worker stops."""
     fenced: Callable[[Owner, int], None]
     """The store refused this owner: its shard is another's, under that epoch."""

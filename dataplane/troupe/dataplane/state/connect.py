@@ -13,20 +13,18 @@ from troupe.dataplane.state.sqlite import SqliteStateStore
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[StateStore]:
     """The store that `url` names: `sqlite:///PATH` (four slashes for an absolute path) or `memory://`. Raises
-    InvalidArgument for any other scheme, Unimplemented for `redis://`."""
-    scheme, _, rest = url.partition("://")
-    match scheme:
-        case "memory":
-            yield MemoryStateStore()
-        case "sqlite":
-            async with SqliteStateStore.opened(Path(rest.removeprefix("/"))) as store:
-                yield store
-        case "redis" | "rediss":
-            raise Unimplemented(
-                "NOT_BUILT",
-                "the Redis state store is not built yet; use sqlite:///PATH, which is durable on one machine",
-            )
-        case _:
-            raise InvalidArgument(
-                "BAD_STATE_URL", f"no state store at {url!r}: the URL must begin with sqlite:/// or memory://"
-            )
+    InvalidArgument for any other URL, Unimplemented for `redis://`, and what SqliteStateStore.opened raises."""
+    scheme, _, path = url.partition(":///")
+    if url == "memory://":
+        yield MemoryStateStore()
+    elif scheme == "sqlite" and path not in ("", ":memory:"):
+        async with SqliteStateStore.opened(Path(path)) as store:
+            yield store
+    elif url.startswith(("redis://", "rediss://")):
+        raise Unimplemented(
+            "NOT_BUILT", "the Redis state store is not built yet; use sqlite:///PATH, which is durable on one machine"
+        )
+    else:
+        raise InvalidArgument(
+            "BAD_STATE_URL", f"no state store at {url!r}: the URL must be sqlite:///PATH or memory://"
+        )

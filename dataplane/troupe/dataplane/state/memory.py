@@ -1,6 +1,7 @@
 """Session state that lives as long as the process: for tests, and for embedding where durability is not wanted."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from troupe.broker.addressing import SessionKey
@@ -31,8 +32,8 @@ class MemoryStateStore:
         self._sessions: dict[SessionKey, _Session] = {}
 
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
-        self._admit(owner)
-        return [key for key, session in self._sessions.items() if session.shard == owner.shard and session.inbox]
+        with self._carried_out(owner):
+            return [key for key, session in self._sessions.items() if session.shard == owner.shard and session.inbox]
 
     async def load(self, key: SessionKey) -> Loaded:
         session = self._find(key)
@@ -47,72 +48,75 @@ class MemoryStateStore:
         )
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
-        session = self._owned(owner, key)
-        tombstone = None if entry.message_id in session.journals else session.tombstone(entry.message_id)
-        placed, record = rules.place(
-            entry,
-            session.position(entry.number.stream),
-            waits=entry.number in session.inbox,
-            known=bool(session.waiting(entry.message_id)) or entry.message_id in session.records,
-            tombstone=tombstone and tombstone.status,
-        )
-        if placed in (Placed.NEW, Placed.SKIPPED):
-            session.insert(replace(entry, skip=placed is Placed.SKIPPED), envelope, at_head=entry.running)
-        if record is not None:
-            session.settle(entry.message_id, record, entry.placed)
-        return placed
+        with self._owned(owner, key) as session:
+            tombstone = None if entry.message_id in session.journals else session.tombstone(entry.message_id)
+            placed, record = rules.place(
+                entry,
+                session.position(entry.number.stream),
+                waits=entry.number in session.inbox,
+                known=bool(session.waiting(entry.message_id)) or entry.message_id in session.records,
+                tombstone=tombstone.status if tombstone else None,
+            )
+            if placed in (Placed.NEW, Placed.SKIPPED):
+                session.insert(replace(entry, skip=placed is Placed.SKIPPED), envelope, at_head=entry.running)
+            if record is not None:
+                session.settle(entry.message_id, record, entry.placed)
+            return placed
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
-        session = self._owned(owner, key)
-        waits = session.inbox[entry.number]
-        if waits.attempts <= entry.attempts:
-            session.inbox[entry.number] = replace(begun(entry), skip=waits.skip)
-        return Begun(session.envelopes[entry.number], dict(session.journals.get(entry.message_id, {})))
+        with self._owned(owner, key) as session:
+            waits = session.inbox[entry.number]
+            if waits.attempts <= entry.attempts:
+                started = begun(entry)
+                session.inbox[entry.number] = replace(
+                    waits, starts=started.starts, attempts=started.attempts, running=started.running
+                )
+            return Begun(session.envelopes[entry.number], dict(session.journals.get(entry.message_id, {})))
 
     async def journal(
         self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
-        session = self._owned(owner, key)
-        cancelled = session.tombstone(message_id) is not None
-        if rules.may_keep(message_id, session.fate(message_id), cancelled=cancelled, starts=starts):
-            session.journals[message_id] = {**steps, **session.journals.get(message_id, {})}
+        with self._owned(owner, key) as session:
+            cancelled = session.tombstone(message_id) is not None
+            if rules.may_keep(message_id, session.fate(message_id), cancelled=cancelled, starts=starts) and steps:
+                session.journals[message_id] = {**steps, **session.journals.get(message_id, {})}
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
-        session = self._owned(owner, key)
-        if rules.puts_back(entry, session.found(entry.number, entry.message_id)):
-            session.insert(entry, session.envelopes.get(entry.number, envelope), at_head=True)
+        with self._owned(owner, key) as session:
+            if rules.puts_back(entry, session.found(entry.number, entry.message_id)):
+                session.insert(entry, session.envelopes.get(entry.number, envelope), at_head=True)
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
-        session = self._owned(owner, commit.key)
-        talk, record = session.talk, commit.record
-        position = rules.settled(commit, session.found(commit.number, commit.message_id))
-        if position is None:
-            return talk.version
-        session.streams[commit.number.stream] = _Stream(position, commit.now)
-        session.remove(commit.number)
-        if record is not None:
-            session.settle(commit.message_id, record, commit.now)
-        if record is not None and record.fate == turn_pb2.FATE_DONE:
-            session.talk = _Talk(
-                version=talk.version + 1,
-                turns=talk.turns + 1,
-                state=talk.state if commit.state is None else commit.state,
-                usage=talk.usage if commit.usage is None else commit.usage,
-                created=talk.created if talk.version else commit.now,
-                updated=commit.now,
-                history=talk.history,
-            )
-            if commit.history is not None:
-                talk.history.append(commit.history)
-        return session.talk.version
+        with self._owned(owner, commit.key) as session:
+            talk, record = session.talk, commit.record
+            position = rules.settled(commit, session.found(commit.number, commit.message_id))
+            if position is None:
+                return talk.version
+            session.streams[commit.number.stream] = _Stream(position, commit.now)
+            session.remove(commit.number)
+            if record is not None:
+                session.settle(commit.message_id, record, commit.now)
+            if record is not None and record.fate == turn_pb2.FATE_DONE:
+                session.talk = _Talk(
+                    version=talk.version + 1,
+                    turns=talk.turns + 1,
+                    state=talk.state if commit.state is None else commit.state,
+                    usage=talk.usage if commit.usage is None else commit.usage,
+                    created=talk.created if talk.version else commit.now,
+                    updated=commit.now,
+                    history=talk.history,
+                )
+                if commit.history is not None:
+                    talk.history.append(commit.history)
+            return session.talk.version
 
     async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
-        session = self._owned(owner, key)
-        position = session.position(number.stream)
-        if number.sequence != position.settled + 1 or number in session.inbox:
-            return False
-        session.streams[number.stream] = _Stream(position.pass_over(), now)
-        return True
+        with self._owned(owner, key) as session:
+            position = session.position(number.stream)
+            if number.sequence != position.settled + 1 or number in session.inbox:
+                return False
+            session.streams[number.stream] = _Stream(position.pass_over(), now)
+            return True
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         kept = self._find(key).records.get(message_id)
@@ -152,10 +156,10 @@ class MemoryStateStore:
         return [(shard, self._sessions[key].summary(key)) for (shard, _), key in found[:limit]]
 
     async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
-        session = self._owned(owner, key)
-        session.talk = _Talk()
-        for message_id, record in cancelled.items():
-            session.settle(message_id, record, now)
+        with self._owned(owner, key) as session:
+            session.talk = _Talk()
+            for message_id, record in cancelled.items():
+                session.settle(message_id, record, now)
 
     async def forget(self, now: float, idle_since: float) -> None:
         for key, session in list(self._sessions.items()):
@@ -163,15 +167,20 @@ class MemoryStateStore:
             if session == _Session(session.shard):
                 del self._sessions[key]
 
-    def _admit(self, owner: Owner) -> None:
-        if rules.raises_fence(owner, self._fences.get(owner.shard, rules.UNCLAIMED)):
+    @contextlib.contextmanager
+    def _carried_out(self, owner: Owner) -> Iterator[None]:
+        """What is inside is a script of the owner's: a refused one leaves the fence as it is."""
+        raises = rules.raises_fence(owner, self._fences.get(owner.shard, rules.UNCLAIMED))
+        yield
+        if raises:
             self._fences[owner.shard] = (owner.epoch, owner.instance)
 
-    def _owned(self, owner: Owner, key: SessionKey) -> "_Session":
-        self._admit(owner)
-        session = self._sessions.setdefault(key, _Session())
-        session.shard = owner.shard
-        return session
+    @contextlib.contextmanager
+    def _owned(self, owner: Owner, key: SessionKey) -> "Iterator[_Session]":
+        with self._carried_out(owner):
+            session = self._sessions.setdefault(key, _Session())
+            session.shard = owner.shard
+            yield session
 
     def _find(self, key: SessionKey) -> "_Session":
         return self._sessions.get(key, _Session())
@@ -246,7 +255,10 @@ class _Session:
     def insert(self, entry: Entry, envelope: bytes, *, at_head: bool) -> None:
         self.inbox.pop(entry.number, None)
         self.envelopes[entry.number] = envelope
-        self.inbox = {entry.number: entry, **self.inbox} if at_head else {**self.inbox, entry.number: entry}
+        if at_head:
+            self.inbox = {entry.number: entry, **self.inbox}
+        else:
+            self.inbox[entry.number] = entry
 
     def remove(self, number: Number) -> None:
         self.inbox.pop(number, None)

@@ -1,10 +1,10 @@
 """What every state store can do: a few scripts, each of them atomic and durable when it returns.
 
 An owner's script carries its shard's (epoch, instance); epochs begin at 1. The store's fence record only grows: a
-lower epoch, or the same with another instance, is refused as Fenced and changes nothing. A higher one raises the
-record, whichever script it comes with and whatever else becomes of that: from then on the owner before is refused.
-Otherwise a script makes all its checks before its first write; the checks are those of `state/rules.py`, for every
-backend, and one contract suite runs over all of them.
+lower epoch, or the same with another instance, is refused as Fenced. A higher one raises the record with whatever
+script it comes, claim or not: from then on the owner before is refused. A script that is refused, for whatever
+reason, changes nothing. What is refused is said by `state/rules.py` for every backend, and one contract suite runs
+over all of them.
 
 All raise Unavailable where the store cannot be used; whether the script was carried out is then not known, and it
 may be repeated: repeating any of them changes nothing more, and neither does one that is carried out late, after

@@ -24,7 +24,7 @@ from troupe.v1.turn_pb2 import Fate
 REDRIVABLE = (turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPIRED)
 """Fates that are kept, with the journal, until the message is redriven."""
 REDRIVEN = (turn_pb2.FATE_DONE, turn_pb2.FATE_CANCELLED, *REDRIVABLE)
-"""Fates that may take the place of those. All others are first or not at all: a SKIP never hides how a message ended."""
+"""Fates that may take the place of those. Any other is first or not at all: a SKIP never hides how a message ended."""
 BINDING = (agent_pb2.VERB_ANSWER_APPLIED, agent_pb2.VERB_ANSWER_PENDING)
 """Answers to a CANCEL that was recorded to be obeyed."""
 UNCLAIMED = (0, "")

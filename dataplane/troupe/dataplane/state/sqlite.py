@@ -2,86 +2,34 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from troupe.broker.addressing import SessionKey
-from troupe.broker.order import Number, Place, Position
-from troupe.chassis.sqlite import Database, Schema
+from troupe.broker.order import Number, Position
+from troupe.chassis.sqlite import Database
+from troupe.dataplane.state import rules
+from troupe.dataplane.state import sqlite_tables as tables
 from troupe.dataplane.state.port import (
     RECENT,
     RECORD_KEPT,
     Begun,
-    CancelRecorded,
     Entry,
-    Fenced,
     Loaded,
     Owner,
     Placed,
     Record,
     SessionSummary,
     TurnCommit,
-    VersionConflict,
+    begun,
 )
-from troupe.v1 import agent_pb2, turn_pb2
+from troupe.dataplane.state.sqlite_tables import BINDING, ENTRY, REDRIVABLE, REDRIVEN, SCHEMA, SUMMARY
+from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 
-SCHEMA = Schema(
-    "state",
-    1,
-    (
-        "CREATE TABLE fence (shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, instance TEXT NOT NULL)",
-        """CREATE TABLE session (
-            path TEXT PRIMARY KEY, shard INTEGER NOT NULL, version INTEGER NOT NULL, turns INTEGER NOT NULL,
-            state BLOB NOT NULL, usage BLOB NOT NULL, created REAL NOT NULL, updated REAL NOT NULL
-        ) WITHOUT ROWID""",
-        "CREATE INDEX session_by_shard ON session (shard, path)",
-        "CREATE INDEX session_by_age ON session (updated)",
-        """CREATE TABLE history (
-            path TEXT NOT NULL, version INTEGER NOT NULL, delta BLOB NOT NULL, PRIMARY KEY (path, version)
-        ) WITHOUT ROWID""",
-        """CREATE TABLE stream (
-            path TEXT NOT NULL, stream TEXT NOT NULL, settled INTEGER NOT NULL, gaps TEXT NOT NULL,
-            touched REAL NOT NULL, PRIMARY KEY (path, stream)
-        ) WITHOUT ROWID""",
-        "CREATE INDEX stream_by_age ON stream (touched)",
-        """CREATE TABLE inbox (
-            path TEXT NOT NULL, stream TEXT NOT NULL, sequence INTEGER NOT NULL, shard INTEGER NOT NULL,
-            place INTEGER NOT NULL, message_id TEXT NOT NULL, digest BLOB NOT NULL, placed REAL NOT NULL,
-            skip INTEGER NOT NULL, attempts INTEGER NOT NULL, failures INTEGER NOT NULL, starts INTEGER NOT NULL,
-            not_before REAL NOT NULL, first_failed REAL NOT NULL, running INTEGER NOT NULL, envelope BLOB NOT NULL,
-            PRIMARY KEY (path, stream, sequence)
-        ) WITHOUT ROWID""",
-        "CREATE INDEX inbox_by_place ON inbox (path, place)",
-        "CREATE INDEX inbox_by_message ON inbox (path, message_id)",
-        "CREATE INDEX inbox_by_shard ON inbox (shard, path)",
-        """CREATE TABLE record (
-            path TEXT NOT NULL, message_id TEXT NOT NULL, fate INTEGER NOT NULL, status BLOB NOT NULL,
-            digest BLOB NOT NULL, settled REAL NOT NULL, PRIMARY KEY (path, message_id)
-        ) WITHOUT ROWID""",
-        "CREATE INDEX record_by_age ON record (settled)",
-        """CREATE TABLE journal (
-            path TEXT NOT NULL, message_id TEXT NOT NULL, step TEXT NOT NULL, content BLOB NOT NULL,
-            PRIMARY KEY (path, message_id, step)
-        ) WITHOUT ROWID""",
-        """CREATE TABLE verb (
-            path TEXT NOT NULL, verb_id TEXT NOT NULL, message_id TEXT NOT NULL, answer INTEGER NOT NULL,
-            recorded REAL NOT NULL, PRIMARY KEY (path, verb_id, message_id)
-        ) WITHOUT ROWID""",
-        "CREATE INDEX verb_by_message ON verb (path, message_id)",
-        "CREATE INDEX verb_by_age ON verb (recorded)",
-    ),
-)
-_ENTRY = (
-    "stream, sequence, message_id, digest, placed, skip, attempts, failures, starts, not_before, first_failed, running"
-)
-_SUMMARY = """
-    path, version, turns, (SELECT count(*) FROM inbox WHERE inbox.path = session.path AND skip = 0), usage, created,
-    updated
-"""
-_RECORDED = "SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id"
-_KEPT_UNTIL_REDRIVEN = (turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPIRED)
-_BINDING = (agent_pb2.VERB_ANSWER_APPLIED, agent_pb2.VERB_ANSWER_PENDING)
+FORGOTTEN_AT_ONCE = 256
+"""Rows that one transaction of `forget` drops: some milliseconds, which turns wait."""
 
 
 class SqliteStateStore:
@@ -99,11 +47,7 @@ class SqliteStateStore:
 
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
         def script(db: sqlite3.Connection) -> list[SessionKey]:
-            _check_fence(db, owner)
-            db.execute(
-                "INSERT OR REPLACE INTO fence (shard, epoch, instance) VALUES (?, ?, ?)",
-                (owner.shard, owner.epoch, owner.instance),
-            )
+            _admit(db, owner)
             rows = db.execute("SELECT DISTINCT path FROM inbox WHERE shard = ?", (owner.shard,))
             return [SessionKey.parse(path) for (path,) in rows]
 
@@ -111,72 +55,54 @@ class SqliteStateStore:
 
     async def load(self, key: SessionKey) -> Loaded:
         def script(db: sqlite3.Connection) -> Loaded:
-            path = (key.path,)
             # One transaction, so that all parts are of one moment.
             db.execute("BEGIN")
             try:
-                session = db.execute("SELECT version, state FROM session WHERE path = ?", path).fetchone()
-                history = db.execute("SELECT delta FROM history WHERE path = ? ORDER BY version", path).fetchall()
-                streams = db.execute("SELECT stream, settled, gaps FROM stream WHERE path = ?", path).fetchall()
-                inbox = db.execute(f"SELECT {_ENTRY} FROM inbox WHERE path = ? ORDER BY place", path).fetchall()
-                recent = db.execute(
-                    "SELECT message_id FROM record WHERE path = ? LIMIT ?", (key.path, RECENT)
-                ).fetchall()
-                cancelled = db.execute(
-                    f"""SELECT DISTINCT message_id FROM verb WHERE path = ? AND answer IN (?, ?)
-                        AND NOT EXISTS ({_RECORDED})""",
-                    (key.path, *_BINDING),
-                ).fetchall()
+                return _load(db, key.path)
             finally:
                 db.execute("COMMIT")
-            version, state = session or (0, b"")
-            return Loaded(
-                version=version,
-                state=state,
-                history=[delta for (delta,) in history],
-                positions={stream: Position(settled, _gaps(gaps)) for stream, settled, gaps in streams},
-                inbox=[_entry(row) for row in inbox],
-                recent=[message_id for (message_id,) in recent],
-                cancelled=[message_id for (message_id,) in cancelled],
-            )
 
         return await self._database.read(script)
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
         def script(db: sqlite3.Connection) -> Placed:
-            _check_fence(db, owner)
-            if _position(db, key, entry.number.stream).place(entry.number.sequence) is Place.SETTLED:
-                return Placed.SETTLED
-            present = db.execute(
-                "SELECT running FROM inbox WHERE path = ? AND stream = ? AND sequence = ?",
-                (key.path, entry.number.stream, entry.number.sequence),
+            _admit(db, owner)
+            settled, gaps, waits, known, tombstone = db.execute(
+                _PLACE,
+                {
+                    "path": key.path,
+                    "stream": entry.number.stream,
+                    "sequence": entry.number.sequence,
+                    "message_id": entry.message_id,
+                },
             ).fetchone()
-            if present is not None:
-                return Placed.PRESENT
-            skip = entry.skip or (not entry.running and _known(db, key, entry.message_id))
-            _insert(db, owner.shard, key, entry, envelope, skip=skip, at_head=entry.running)
-            return Placed.SKIPPED if skip else Placed.NEW
+            placed, record = rules.place(
+                entry, tables.position(settled, gaps), waits=bool(waits), known=bool(known), tombstone=tombstone
+            )
+            if placed in (Placed.NEW, Placed.SKIPPED):
+                placing = replace(entry, skip=placed is Placed.SKIPPED)
+                _insert(db, owner.shard, key, placing, envelope, at_head=entry.running)
+            if record is not None:
+                _settle(db, key, entry.message_id, record, entry.placed)
+            return placed
 
         return await self._database.write(script)
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
         def script(db: sqlite3.Connection) -> Begun:
-            _check_fence(db, owner)
-            number = (key.path, entry.number.stream, entry.number.sequence)
-            row = db.execute(
-                "SELECT envelope FROM inbox WHERE path = ? AND stream = ? AND sequence = ?", number
-            ).fetchone()
+            _admit(db, owner)
+            number, started = (key.path, entry.number.stream, entry.number.sequence), begun(entry)
+            row = db.execute(f"SELECT envelope FROM inbox WHERE {_NUMBER}", number).fetchone()
             if row is None:
                 raise KeyError(entry.number)
+            db.execute(
+                f"UPDATE inbox SET starts = ?, attempts = ?, running = ? WHERE {_NUMBER} AND attempts <= ?",
+                (started.starts, started.attempts, started.running, *number, entry.attempts),
+            )
             journal = db.execute(
                 "SELECT step, content FROM journal WHERE path = ? AND message_id = ?", (key.path, entry.message_id)
-            ).fetchall()
-            db.execute(
-                """UPDATE inbox SET starts = ?, attempts = ?, running = 0
-                    WHERE path = ? AND stream = ? AND sequence = ?""",
-                (entry.starts + 1, entry.attempts + 1, *number),
             )
-            return Begun(row[0], dict(journal))
+            return Begun(row[0], dict(journal.fetchall()))
 
         return await self._database.write(script)
 
@@ -184,66 +110,57 @@ class SqliteStateStore:
         self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
         def script(db: sqlite3.Connection) -> None:
-            _check_fence(db, owner)
-            if starts:
-                _check_verbs(db, key, message_id)
-            db.executemany(
-                "INSERT OR IGNORE INTO journal (path, message_id, step, content) VALUES (?, ?, ?, ?)",
-                [(key.path, message_id, step, content) for step, content in steps.items()],
-            )
+            _admit(db, owner)
+            fate, cancelled = db.execute(_JOURNALED, {"path": key.path, "message_id": message_id}).fetchone()
+            if rules.may_keep(message_id, fate, cancelled=bool(cancelled), starts=starts):
+                db.executemany(
+                    "INSERT OR IGNORE INTO journal (path, message_id, step, content) VALUES (?, ?, ?, ?)",
+                    [(key.path, message_id, step, content) for step, content in steps.items()],
+                )
 
         await self._database.write(script)
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
         def script(db: sqlite3.Connection) -> None:
-            _check_fence(db, owner)
-            _check_verbs(db, key, entry.message_id)
-            if _position(db, key, entry.number.stream).place(entry.number.sequence) is Place.SETTLED:
+            _admit(db, owner)
+            found = tables.found(db, key, entry.number, entry.message_id)
+            if not rules.puts_back(entry, found):
                 return
-            _remove(db, key, entry.number)
-            _insert(db, owner.shard, key, entry, envelope, skip=False, at_head=True)
+            body = envelope
+            if found.waits is not None:
+                number = (key.path, entry.number.stream, entry.number.sequence)
+                (body,) = db.execute(f"DELETE FROM inbox WHERE {_NUMBER} RETURNING envelope", number).fetchone()
+            _insert(db, owner.shard, key, entry, body, at_head=True)
 
         await self._database.write(script)
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
         def script(db: sqlite3.Connection) -> int:
             key, number, record = commit.key, commit.number, commit.record
-            _check_fence(db, owner)
-            row = db.execute("SELECT version FROM session WHERE path = ?", (key.path,)).fetchone()
-            version: int = row[0] if row else 0
-            position = _position(db, key, number.stream)
-            if position.place(number.sequence) is Place.SETTLED:
-                return version
-            settled = position.settle(number.sequence)
-            done = record is not None and record.fate == turn_pb2.FATE_DONE
-            if done and version != commit.version:
-                raise VersionConflict("VERSION_CONFLICT", f"{key} is at version {version}, not {commit.version}")
-            if record is not None and record.fate != turn_pb2.FATE_CANCELLED:
-                _check_verbs(db, key, commit.message_id)
-            _save_position(db, key, number.stream, settled, commit.now)
-            _remove(db, key, number)
+            _admit(db, owner)
+            found = tables.found(db, key, number, commit.message_id)
+            position = rules.settled(commit, found)
+            if position is None:
+                return found.version
+            _save_position(db, key, number.stream, position, commit.now)
+            if found.waits is not None:
+                db.execute(f"DELETE FROM inbox WHERE {_NUMBER}", (key.path, number.stream, number.sequence))
             if record is not None:
                 _settle(db, key, commit.message_id, record, commit.now)
-            if not done:
-                return version
-            _save_session(db, owner.shard, commit, version + 1)
-            return version + 1
+            if record is None or record.fate != turn_pb2.FATE_DONE:
+                return found.version
+            _save_session(db, owner.shard, commit, found.version + 1)
+            return found.version + 1
 
         return await self._database.write(script)
 
     async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
         def script(db: sqlite3.Connection) -> bool:
-            _check_fence(db, owner)
-            position = _position(db, key, number.stream)
-            if number.sequence != position.settled + 1:
+            _admit(db, owner)
+            found = tables.found(db, key, number, message_id="")
+            if number.sequence != found.position.settled + 1 or found.waits is not None:
                 return False
-            waits = db.execute(
-                "SELECT 1 FROM inbox WHERE path = ? AND stream = ? AND sequence = ?",
-                (key.path, number.stream, number.sequence),
-            ).fetchone()
-            if waits:
-                return False
-            _save_position(db, key, number.stream, position.pass_over(), now)
+            _save_position(db, key, number.stream, found.position.pass_over(), now)
             return True
 
         return await self._database.write(script)
@@ -251,183 +168,144 @@ class SqliteStateStore:
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         row = await self._database.read(
             lambda db: db.execute(
-                "SELECT fate, status, digest FROM record WHERE path = ? AND message_id = ?", (key.path, message_id)
+                f"SELECT fate, status, digest FROM record WHERE {_MESSAGE}", (key.path, message_id)
             ).fetchone()
         )
         return None if row is None else Record(*row)
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
-        row = await self._database.read(
-            lambda db: db.execute(
-                f"SELECT {_ENTRY} FROM inbox WHERE path = ? AND message_id = ? AND skip = 0", (key.path, message_id)
-            ).fetchone()
-        )
-        return None if row is None else _entry(row)
+        return next(iter(await self._database.read(lambda db: _waiting(db, key, message_id))), None)
 
     async def cancel(
         self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
     ) -> VerbAnswer.ValueType:
         def script(db: sqlite3.Connection) -> VerbAnswer.ValueType:
-            seen = db.execute(
-                "SELECT answer FROM verb WHERE path = ? AND verb_id = ? AND message_id = ?",
-                (key.path, verb_id, message_id),
-            ).fetchone()
+            name = (key.path, message_id)
+            seen = db.execute(f"SELECT answer FROM verb WHERE {_MESSAGE} AND verb_id = ?", (*name, verb_id)).fetchone()
             if seen is not None:
                 return seen[0]  # type: ignore[no-any-return]
-            name = (key.path, message_id)
-            waits = db.execute(
-                "SELECT starts, attempts, running FROM inbox WHERE path = ? AND message_id = ? AND skip = 0", name
-            ).fetchone()
-            began = waits is not None and (
-                any(waits)
-                or db.execute("SELECT 1 FROM journal WHERE path = ? AND message_id = ?", name).fetchone() is not None
-            )
-            if waits is not None:
-                answer = agent_pb2.VERB_ANSWER_APPLIED
-            elif db.execute("SELECT 1 FROM record WHERE path = ? AND message_id = ?", name).fetchone():
-                answer = agent_pb2.VERB_ANSWER_TOO_LATE
-            else:
-                answer = agent_pb2.VERB_ANSWER_PENDING
+            waiting = _waiting(db, key, message_id)
+            fate = db.execute(f"SELECT fate FROM record WHERE {_MESSAGE}", name).fetchone()
+            journaled = db.execute(f"SELECT 1 FROM journal WHERE {_MESSAGE}", name).fetchone() is not None
+            answer, at_once = rules.cancel_answer(waiting, fate and fate[0], journaled=journaled)
             db.execute(
-                "INSERT INTO verb (path, verb_id, message_id, answer, recorded) VALUES (?, ?, ?, ?, ?)",
-                (key.path, verb_id, message_id, answer, now),
+                "INSERT INTO verb (path, message_id, verb_id, answer, status, recorded) VALUES (?, ?, ?, ?, ?, ?)",
+                (*name, verb_id, answer, cancelled.status, now),
             )
-            if waits is not None and not began:
-                _settle(db, key, message_id, cancelled, now)
+            if at_once:
+                _settle(db, key, message_id, replace(cancelled, digest=waiting[0].digest), now)
             return answer
 
         return await self._database.write(script)
 
     async def summary(self, key: SessionKey) -> SessionSummary | None:
         row = await self._database.read(
-            lambda db: db.execute(f"SELECT {_SUMMARY} FROM session WHERE path = ?", (key.path,)).fetchone()
+            lambda db: db.execute(f"SELECT {SUMMARY} FROM session WHERE path = ?", (key.path,)).fetchone()
         )
-        return None if row is None else _summary(row)
+        return None if row is None else tables.summary(row)
 
     async def summaries(
         self, prefix: str, after: tuple[int, str] | None, limit: int
     ) -> Sequence[tuple[int, SessionSummary]]:
-        shard, path = after or (-1, "")
-        rows = await self._database.read(
-            lambda db: db.execute(
-                f"""SELECT shard, {_SUMMARY} FROM session
-                    WHERE (shard, path) > (?, ?) AND substr(path, 1, ?) = ? ORDER BY shard, path LIMIT ?""",
-                (shard, path, len(prefix), prefix, limit),
-            ).fetchall()
-        )
-        return [(row[0], _summary(row[1:])) for row in rows]
+        def script(db: sqlite3.Connection) -> list[tuple[int, SessionSummary]]:
+            page: list[tuple[int, SessionSummary]] = []
+            # Shard by shard: within one, the prefix is a range of the index.
+            shard, last = after or (-1, "")
+            while len(page) < limit:
+                first, end = max(prefix, last), f"{prefix}\U0010ffff"
+                rows = db.execute(_PAGE, (shard, first, end, last, limit - len(page)))
+                page += [(shard, tables.summary(row)) for row in rows]
+                (following,) = db.execute("SELECT min(shard) FROM session WHERE shard > ?", (shard,)).fetchone()
+                if following is None:
+                    break
+                shard, last = following, ""
+            return page
+
+        return await self._database.read(script)
 
     async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
         def script(db: sqlite3.Connection) -> None:
-            _check_fence(db, owner)
-            for table in ("session", "history", "journal"):
-                db.execute(f"DELETE FROM {table} WHERE path = ?", (key.path,))
+            _admit(db, owner)
+            db.execute("DELETE FROM session WHERE path = ?", (key.path,))
+            db.execute("DELETE FROM history WHERE path = ?", (key.path,))
             for message_id, record in cancelled.items():
                 _settle(db, key, message_id, record, now)
 
         await self._database.write(script)
 
     async def forget(self, now: float, idle_since: float) -> None:
-        def script(db: sqlite3.Connection) -> None:
-            old = now - RECORD_KEPT
-            db.execute("DELETE FROM record WHERE settled < ? AND fate NOT IN (?, ?)", (old, *_KEPT_UNTIL_REDRIVEN))
-            db.execute("DELETE FROM verb WHERE recorded < ?", (old,))
-            db.execute(
-                """DELETE FROM stream WHERE touched < ? AND NOT EXISTS (
-                    SELECT 1 FROM inbox WHERE inbox.path = stream.path AND inbox.stream = stream.stream)""",
-                (old,),
-            )
-            idle = """SELECT path FROM session WHERE updated < ?
-                AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.path = session.path)"""
-            db.execute(f"DELETE FROM history WHERE path IN ({idle})", (idle_since,))
-            db.execute(f"DELETE FROM session WHERE path IN ({idle})", (idle_since,))
+        for outdated in _OUTDATED:
+            await self._repeat(_dropping(outdated, now - RECORD_KEPT))
+        await self._repeat(_dropping_sessions(idle_since))
 
-        await self._database.write(script)
+    async def _repeat(self, drop: Callable[[sqlite3.Connection], int]) -> None:
+        while await self._database.write(drop) > 0:
+            pass
 
 
-def _check_fence(db: sqlite3.Connection, owner: Owner) -> None:
+def _admit(db: sqlite3.Connection, owner: Owner) -> None:
     row = db.execute("SELECT epoch, instance FROM fence WHERE shard = ?", (owner.shard,)).fetchone()
-    if row is not None and (row[0] > owner.epoch or (row[0] == owner.epoch and row[1] != owner.instance)):
-        raise Fenced(owner.shard, row[0])
+    if rules.raises_fence(owner, row or rules.UNCLAIMED):
+        db.execute(
+            "INSERT OR REPLACE INTO fence (shard, epoch, instance) VALUES (?, ?, ?)",
+            (owner.shard, owner.epoch, owner.instance),
+        )
 
 
-def _check_verbs(db: sqlite3.Connection, key: SessionKey, message_id: str) -> None:
-    if db.execute(
-        "SELECT 1 FROM verb WHERE path = ? AND message_id = ? AND answer IN (?, ?)", (key.path, message_id, *_BINDING)
-    ).fetchone():
-        raise CancelRecorded("CANCELLED", f"{key}: a CANCEL was recorded for {message_id}")
-
-
-def _known(db: sqlite3.Connection, key: SessionKey, message_id: str) -> bool:
-    """Whether a message of this id waits, runs under a mark, was settled, or was cancelled before it came."""
-    name = (key.path, message_id)
-    return (
-        db.execute("SELECT 1 FROM inbox WHERE path = ? AND message_id = ? AND skip = 0", name).fetchone() is not None
-        or db.execute("SELECT 1 FROM record WHERE path = ? AND message_id = ?", name).fetchone() is not None
+def _load(db: sqlite3.Connection, path: str) -> Loaded:
+    version, state = db.execute("SELECT version, state FROM session WHERE path = ?", (path,)).fetchone() or (0, b"")
+    history = db.execute("SELECT delta FROM history WHERE path = ? ORDER BY version", (path,))
+    streams = db.execute("SELECT stream, settled, gaps FROM stream WHERE path = ?", (path,))
+    inbox = db.execute(f"SELECT {ENTRY} FROM inbox WHERE path = ? ORDER BY place", (path,))
+    recent = db.execute("SELECT message_id FROM record WHERE path = ? LIMIT ?", (path, RECENT))
+    cancelled = db.execute(
+        f"""SELECT DISTINCT message_id FROM verb WHERE path = ? AND answer IN {BINDING} AND NOT EXISTS (
+            SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id)""",
+        (path,),
+    )
+    return Loaded(
+        version=version,
+        state=state,
+        history=[delta for (delta,) in history],
+        positions={stream: tables.position(settled, gaps) for stream, settled, gaps in streams},
+        inbox=[tables.entry(row) for row in inbox],
+        recent=[message_id for (message_id,) in recent],
+        cancelled=[message_id for (message_id,) in cancelled],
     )
 
 
-def _position(db: sqlite3.Connection, key: SessionKey, stream: str) -> Position:
-    row = db.execute("SELECT settled, gaps FROM stream WHERE path = ? AND stream = ?", (key.path, stream)).fetchone()
-    return Position() if row is None else Position(row[0], _gaps(row[1]))
+def _waiting(db: sqlite3.Connection, key: SessionKey, message_id: str) -> list[Entry]:
+    rows = db.execute(f"SELECT {ENTRY} FROM inbox WHERE {_MESSAGE} AND skip = 0 ORDER BY place", (key.path, message_id))
+    return [tables.entry(row) for row in rows]
+
+
+def _insert(
+    db: sqlite3.Connection, shard: int, key: SessionKey, entry: Entry, envelope: bytes, *, at_head: bool
+) -> None:
+    place = "min(place), 0) - 1" if at_head else "max(place), 0) + 1"
+    db.execute(
+        f"""INSERT INTO inbox (path, shard, envelope, place, {ENTRY})
+            VALUES (?, ?, ?, (SELECT coalesce({place} FROM inbox WHERE path = ?), {", ".join("?" * 12)})""",
+        (key.path, shard, envelope, key.path, *tables.row(entry)),
+    )
 
 
 def _save_position(db: sqlite3.Connection, key: SessionKey, stream: str, position: Position, now: float) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO stream (path, stream, settled, gaps, touched) VALUES (?, ?, ?, ?, ?)",
-        (key.path, stream, position.settled, ",".join(map(str, sorted(position.gaps))), now),
-    )
-
-
-def _gaps(text: str) -> frozenset[int]:
-    return frozenset(map(int, text.split(","))) if text else frozenset()
-
-
-def _insert(
-    db: sqlite3.Connection, shard: int, key: SessionKey, entry: Entry, envelope: bytes, *, skip: bool, at_head: bool
-) -> None:
-    place = "min(place), 0) - 1" if at_head else "max(place), 0) + 1"
-    db.execute(
-        f"""INSERT INTO inbox (path, shard, envelope, place, {_ENTRY})
-            VALUES (?, ?, ?, (SELECT coalesce({place} FROM inbox WHERE path = ?), {", ".join("?" * 12)})""",
-        (
-            key.path,
-            shard,
-            envelope,
-            key.path,
-            entry.number.stream,
-            entry.number.sequence,
-            entry.message_id,
-            entry.digest,
-            entry.placed,
-            skip,
-            entry.attempts,
-            entry.failures,
-            entry.starts,
-            entry.not_before,
-            entry.first_failed,
-            entry.running,
-        ),
-    )
-
-
-def _remove(db: sqlite3.Connection, key: SessionKey, number: Number) -> None:
-    db.execute(
-        "DELETE FROM inbox WHERE path = ? AND stream = ? AND sequence = ?",
-        (key.path, number.stream, number.sequence),
+        """INSERT INTO stream (path, stream, settled, gaps, touched) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (path, stream) DO UPDATE
+            SET settled = excluded.settled, gaps = excluded.gaps, touched = excluded.touched""",
+        (key.path, stream, position.settled, tables.gaps(position), now),
     )
 
 
 def _settle(db: sqlite3.Connection, key: SessionKey, message_id: str, record: Record, now: float) -> None:
-    """Write the record; what waits under this id keeps its place as a SKIP; the journal of a DEAD message stays."""
+    """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
     name = (key.path, message_id)
-    db.execute(
-        "INSERT OR REPLACE INTO record (path, message_id, fate, status, digest, settled) VALUES (?, ?, ?, ?, ?, ?)",
-        (*name, record.fate, record.status, record.digest, now),
-    )
-    db.execute("UPDATE inbox SET skip = 1 WHERE path = ? AND message_id = ?", name)
-    if record.fate not in _KEPT_UNTIL_REDRIVEN:
-        db.execute("DELETE FROM journal WHERE path = ? AND message_id = ?", name)
+    db.execute(f"UPDATE inbox SET skip = 1 WHERE {_MESSAGE} AND skip = 0", name)
+    written = db.execute(_RECORD, (*name, record.fate, record.status, record.digest, now)).rowcount
+    if written and record.fate not in rules.REDRIVABLE:
+        db.execute(f"DELETE FROM journal WHERE {_MESSAGE}", name)
 
 
 def _save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, version: int) -> None:
@@ -450,23 +328,63 @@ def _save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, versio
         db.execute("INSERT INTO history (path, version, delta) VALUES (?, ?, ?)", (path, version, commit.history))
 
 
-def _entry(row: tuple[object, ...]) -> Entry:
-    stream, sequence, message_id, digest, placed, skip, attempts, failures, starts, not_before, first_failed, run = row
-    return Entry(
-        Number(stream, sequence),  # type: ignore[arg-type]
-        message_id,  # type: ignore[arg-type]
-        digest,  # type: ignore[arg-type]
-        placed,  # type: ignore[arg-type]
-        bool(skip),
-        attempts,  # type: ignore[arg-type]
-        failures,  # type: ignore[arg-type]
-        starts,  # type: ignore[arg-type]
-        not_before,  # type: ignore[arg-type]
-        first_failed,  # type: ignore[arg-type]
-        bool(run),
-    )
+def _dropping(outdated: str, before: float) -> Callable[[sqlite3.Connection], int]:
+    return lambda db: db.execute(outdated, (before, FORGOTTEN_AT_ONCE)).rowcount
 
 
-def _summary(row: tuple[object, ...]) -> SessionSummary:
-    path, version, turns, waiting, usage, created, updated = row
-    return SessionSummary(SessionKey.parse(path), version, turns, waiting, usage, created, updated)  # type: ignore[arg-type]
+def _dropping_sessions(idle_since: float) -> Callable[[sqlite3.Connection], int]:
+    def drop(db: sqlite3.Connection) -> int:
+        idle = db.execute(
+            """SELECT path FROM session WHERE updated < ? AND NOT EXISTS (
+                SELECT 1 FROM inbox WHERE inbox.path = session.path) LIMIT 16""",
+            (idle_since,),
+        ).fetchall()
+        db.executemany("DELETE FROM session WHERE path = ?", idle)
+        db.executemany("DELETE FROM history WHERE path = ?", idle)
+        # A dead letter's journal stays with its record.
+        db.executemany(
+            """DELETE FROM journal WHERE path = ? AND NOT EXISTS (
+                SELECT 1 FROM record WHERE record.path = journal.path AND record.message_id = journal.message_id)""",
+            idle,
+        )
+        return len(idle)
+
+    return drop
+
+
+_NUMBER = "path = ? AND stream = ? AND sequence = ?"
+_MESSAGE = "path = ? AND message_id = ?"
+_PLACE = f"""
+    SELECT stream.settled, stream.gaps,
+        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND inbox.stream = :stream AND sequence = :sequence),
+        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND message_id = :message_id AND skip = 0)
+            OR EXISTS (SELECT 1 FROM record WHERE path = :path AND message_id = :message_id),
+        (SELECT status FROM verb WHERE path = :path AND message_id = :message_id AND answer IN {BINDING}
+            AND NOT EXISTS (SELECT 1 FROM journal WHERE path = :path AND message_id = :message_id)
+            ORDER BY rowid LIMIT 1)
+    FROM (SELECT 1) LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
+"""
+_JOURNALED = f"""
+    SELECT (SELECT fate FROM record WHERE path = :path AND message_id = :message_id),
+        EXISTS (SELECT 1 FROM verb WHERE path = :path AND message_id = :message_id AND answer IN {BINDING})
+"""
+_RECORD = f"""
+    INSERT INTO record (path, message_id, fate, status, digest, settled) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (path, message_id) DO UPDATE
+    SET fate = excluded.fate, status = excluded.status, digest = excluded.digest, settled = excluded.settled
+    WHERE fate IN {REDRIVABLE} AND excluded.fate IN {REDRIVEN}
+"""
+_PAGE = f"""
+    SELECT {SUMMARY} FROM session WHERE shard = ? AND path >= ? AND path < ? AND path <> ? ORDER BY path LIMIT ?
+"""
+_OUTDATED = (
+    f"""DELETE FROM record WHERE rowid IN (
+        SELECT rowid FROM record WHERE settled < ? AND fate NOT IN {REDRIVABLE} LIMIT ?)""",
+    """DELETE FROM verb WHERE rowid IN (
+        SELECT rowid FROM verb WHERE recorded < ? AND NOT EXISTS (
+            SELECT 1 FROM inbox WHERE inbox.path = verb.path AND inbox.message_id = verb.message_id AND skip = 0)
+        LIMIT ?)""",
+    """DELETE FROM stream WHERE rowid IN (
+        SELECT rowid FROM stream WHERE touched < ? AND NOT EXISTS (
+            SELECT 1 FROM inbox WHERE inbox.path = stream.path AND inbox.stream = stream.stream) LIMIT ?)""",
+)

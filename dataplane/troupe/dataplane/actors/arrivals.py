@@ -1,0 +1,94 @@
+"""What was delivered to one session and neither started nor written to its inbox."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.port import Delivery
+from troupe.dataplane.actors.world import World
+from troupe.dataplane.state.port import Entry, Owner, Placed
+from troupe.v1.envelope_pb2 import Envelope
+
+PATIENCE = 0.05
+"""Seconds that an arrival may wait for its session before it is written to the inbox."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """One delivery."""
+
+    delivery: Delivery
+    envelope: Envelope
+    entry: Entry
+    at: float
+    """Clock.monotonic() of its delivery."""
+
+
+class Arrivals:
+    """In the order of deliveries. Those that are being placed come first, and nothing starts past them."""
+
+    def __init__(self) -> None:
+        self._placing: list[Arrival] = []
+        self._fresh: deque[Arrival] = deque()
+
+    def __len__(self) -> int:
+        return len(self._placing) + len(self._fresh)
+
+    def __contains__(self, arrival: Arrival) -> bool:
+        return arrival in self._placing or arrival in self._fresh
+
+    def all(self) -> list[Arrival]:
+        return [*self._placing, *self._fresh]
+
+    def add(self, arrival: Arrival) -> None:
+        self._fresh.append(arrival)
+
+    def sift(self, keep: Callable[[Arrival], bool]) -> None:
+        """Drop those that are not to be kept."""
+        self._fresh = deque(arrival for arrival in self._fresh if keep(arrival))
+
+    def first(self) -> Arrival | None:
+        """The one that may start next, if any may."""
+        return self._fresh[0] if self._fresh and not self._placing else None
+
+    def start(self) -> Arrival:
+        """Take out the first."""
+        return self._fresh.popleft()
+
+    def due(self) -> float | None:
+        """Clock.monotonic() when the next one is to be placed; None while some are being placed, or none is here."""
+        return self._fresh[0].at + PATIENCE if self._fresh and not self._placing else None
+
+    def clear(self) -> None:
+        """They are the broker's again."""
+        self._fresh.clear()
+
+    async def place(self, until: float, world: World, owner: Owner, key: SessionKey, running: str) -> list["Placement"]:
+        """Write those that came before `until`, a Clock.monotonic(), to the inbox, in order. A copy of the message
+        that is `running` unplaced takes its place as a SKIP: that one comes again, should its turn not end. Raises
+        Fenced. One call at a time."""
+        while self._fresh and self._fresh[0].at <= until:
+            self._placing.append(self._fresh.popleft())
+
+        async def put(arrival: Arrival) -> Placement:
+            entry = replace(arrival.entry, skip=True) if arrival.entry.message_id == running else arrival.entry
+            body = arrival.envelope.SerializeToString()
+            placed = await world.persist("inbox", lambda: world.store.put(owner, key, entry, body))
+            return Placement(arrival, replace(entry, skip=placed is Placed.SKIPPED), placed)
+
+        try:
+            return list(await asyncio.gather(*map(put, self._placing)))
+        finally:
+            self._placing = []
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What became of one."""
+
+    arrival: Arrival
+    entry: Entry
+    """As it stands in the inbox, where it is new there."""
+    placed: Placed

@@ -1,0 +1,151 @@
+"""The tables of the SQLite state store, and how rows become values.
+
+Tables are ordinary ones, with a rowid: rows are wide (states, envelopes, answers of models), and SQLite moves what is
+wide in a table WITHOUT ROWID to pages of its own. Measured, that doubled the cost of a commit.
+"""
+
+import sqlite3
+from typing import Any
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number, Position
+from troupe.chassis.sqlite import Schema
+from troupe.dataplane.state import rules
+from troupe.dataplane.state.port import Entry, SessionSummary
+
+
+def in_(values: tuple[int, ...]) -> str:
+    """The values as SQL's list. As literals: SQLite uses a partial index only where it can see the condition."""
+    return f"({', '.join(str(int(value)) for value in values)})"
+
+
+REDRIVABLE, REDRIVEN, BINDING = in_(rules.REDRIVABLE), in_(rules.REDRIVEN), in_(rules.BINDING)
+
+SCHEMA = Schema(
+    "state",
+    1,
+    (
+        "CREATE TABLE fence (shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, instance TEXT NOT NULL)",
+        """CREATE TABLE session (
+            path TEXT PRIMARY KEY, shard INTEGER NOT NULL, version INTEGER NOT NULL, turns INTEGER NOT NULL,
+            created REAL NOT NULL, updated REAL NOT NULL, usage BLOB NOT NULL, state BLOB NOT NULL
+        )""",
+        "CREATE INDEX session_by_shard ON session (shard, path)",
+        "CREATE INDEX session_by_age ON session (updated)",
+        """CREATE TABLE history (
+            path TEXT NOT NULL, version INTEGER NOT NULL, delta BLOB NOT NULL, PRIMARY KEY (path, version)
+        )""",
+        """CREATE TABLE stream (
+            path TEXT NOT NULL, stream TEXT NOT NULL, settled INTEGER NOT NULL, gaps TEXT NOT NULL,
+            touched REAL NOT NULL, PRIMARY KEY (path, stream)
+        )""",
+        "CREATE INDEX stream_by_age ON stream (touched)",
+        """CREATE TABLE inbox (
+            path TEXT NOT NULL, stream TEXT NOT NULL, sequence INTEGER NOT NULL, shard INTEGER NOT NULL,
+            place INTEGER NOT NULL, message_id TEXT NOT NULL, digest BLOB NOT NULL, placed REAL NOT NULL,
+            skip INTEGER NOT NULL, attempts INTEGER NOT NULL, failures INTEGER NOT NULL, starts INTEGER NOT NULL,
+            not_before REAL NOT NULL, first_failed REAL NOT NULL, running INTEGER NOT NULL, envelope BLOB NOT NULL,
+            PRIMARY KEY (path, stream, sequence)
+        )""",
+        "CREATE INDEX inbox_by_place ON inbox (path, place)",
+        "CREATE INDEX inbox_by_message ON inbox (path, message_id)",
+        "CREATE INDEX inbox_by_shard ON inbox (shard, path)",
+        """CREATE TABLE record (
+            path TEXT NOT NULL, message_id TEXT NOT NULL, fate INTEGER NOT NULL, status BLOB NOT NULL,
+            digest BLOB NOT NULL, settled REAL NOT NULL, PRIMARY KEY (path, message_id)
+        )""",
+        f"CREATE INDEX record_by_age ON record (settled) WHERE fate NOT IN {REDRIVABLE}",
+        """CREATE TABLE journal (
+            path TEXT NOT NULL, message_id TEXT NOT NULL, step TEXT NOT NULL, content BLOB NOT NULL,
+            PRIMARY KEY (path, message_id, step)
+        )""",
+        """CREATE TABLE verb (
+            path TEXT NOT NULL, message_id TEXT NOT NULL, verb_id TEXT NOT NULL, answer INTEGER NOT NULL,
+            status BLOB NOT NULL, recorded REAL NOT NULL, PRIMARY KEY (path, message_id, verb_id)
+        )""",
+        "CREATE INDEX verb_by_age ON verb (recorded)",
+    ),
+)
+ENTRY = (
+    "stream, sequence, message_id, digest, placed, skip, attempts, failures, starts, not_before, first_failed, running"
+)
+"""The columns of `entry`."""
+SUMMARY = """
+    path, version, turns, (SELECT count(*) FROM inbox WHERE inbox.path = session.path AND skip = 0), usage, created,
+    updated
+"""
+"""The columns of `summary`."""
+FOUND = f"""
+    SELECT stream.settled, stream.gaps, record.fate, session.version,
+        EXISTS (SELECT 1 FROM verb WHERE verb.path = :path AND verb.message_id = :message_id AND answer IN {BINDING}),
+        {", ".join(f"inbox.{column}" for column in ENTRY.split(", "))}
+    FROM (SELECT 1)
+        LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
+        LEFT JOIN record ON record.path = :path AND record.message_id = :message_id
+        LEFT JOIN session ON session.path = :path
+        LEFT JOIN inbox ON inbox.path = :path AND inbox.stream = :stream AND inbox.sequence = :sequence
+"""
+
+
+def found(db: sqlite3.Connection, key: SessionKey, number: Number, message_id: str) -> rules.Found:
+    """What the store has on a message and its number, in one look."""
+    settled, gaps, fate, version, cancelled, *waits = db.execute(
+        FOUND, {"path": key.path, "stream": number.stream, "sequence": number.sequence, "message_id": message_id}
+    ).fetchone()
+    return rules.Found(
+        position=position(settled, gaps),
+        waits=entry(waits) if waits[0] is not None else None,
+        fate=fate,
+        cancelled=bool(cancelled),
+        version=version or 0,
+    )
+
+
+def position(settled: int | None, gaps: str | None) -> Position:
+    """A stream's position from its row, or from what a join has without one."""
+    return Position(settled or 0, frozenset(map(int, gaps.split(","))) if gaps else frozenset())
+
+
+def gaps(position: Position) -> str:
+    """The column of that name."""
+    return ",".join(map(str, sorted(position.gaps)))
+
+
+def entry(row: Any) -> Entry:
+    stream, sequence, message_id, digest, placed, skip, attempts, failures, starts, not_before, first_failed, run = row
+    return Entry(
+        Number(stream, sequence),
+        message_id,
+        digest,
+        placed,
+        bool(skip),
+        attempts,
+        failures,
+        starts,
+        not_before,
+        first_failed,
+        bool(run),
+    )
+
+
+def row(entry: Entry) -> tuple[object, ...]:
+    """The columns ENTRY of an entry."""
+    return (
+        entry.number.stream,
+        entry.number.sequence,
+        entry.message_id,
+        entry.digest,
+        entry.placed,
+        entry.skip,
+        entry.attempts,
+        entry.failures,
+        entry.starts,
+        entry.not_before,
+        entry.first_failed,
+        entry.running,
+    )
+
+
+def summary(row: Any) -> SessionSummary:
+    path, *rest = row
+    return SessionSummary(SessionKey.parse(path), *rest)

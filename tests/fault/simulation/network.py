@@ -1,0 +1,272 @@
+"""What lies between a process and its store and broker: calls are slow, fail, lose their replies, come late."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.envelope import decode
+from troupe.broker.memory import MemoryBroker
+from troupe.broker.order import Number
+from troupe.broker.port import PREFETCH, DeadLetter, Delivery, Depth, Subscription
+from troupe.chassis.errors import Unavailable
+from troupe.dataplane.state.port import (
+    Begun,
+    Entry,
+    Loaded,
+    Owner,
+    Placed,
+    Record,
+    SessionSummary,
+    StateStore,
+    TurnCommit,
+)
+from troupe.v1.agent_pb2 import VerbAnswer
+from troupe.v1.envelope_pb2 import Envelope
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How likely a call goes wrong, and how; and how slow it may be, in seconds."""
+
+    refused: float = 0.0
+    reply_lost: float = 0.0
+    late: float = 0.0
+    slow: float = 0.0
+    slowest: float = 0.0
+
+
+class Link:
+    """One process's way to one server."""
+
+    def __init__(self, name: str, dice: random.Random, weather: Weather, log: Callable[[str], None]) -> None:
+        self._name, self._dice, self._weather, self._log = name, dice, weather, log
+        self._down_until = 0.0
+        self.dead = False
+
+    def cut(self, seconds: float) -> None:
+        """Nothing gets through for so long."""
+        self._down_until = asyncio.get_running_loop().time() + seconds
+
+    def heal(self) -> None:
+        self._down_until, self._weather = 0.0, Weather()
+
+    async def call(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Carry `work` out, unless it is lost on the way. A call that is cancelled may be carried out all the same,
+        later. Raises Unavailable."""
+        if self.dead:
+            raise asyncio.CancelledError
+        dice, weather, loop = self._dice, self._weather, asyncio.get_running_loop()
+        fate = dice.random()
+        if loop.time() < self._down_until or fate < weather.refused:
+            await asyncio.sleep(dice.choice((0.001, 0.5)))
+            raise self._lost(what, "refused")
+        fate -= weather.refused
+        try:
+            await asyncio.sleep(self._latency())
+        except asyncio.CancelledError:
+            if dice.random() < 0.5:
+                self._later(what, work, dice.choice((0.0, 0.0, 0.01, 2.0)))
+            raise
+        if self.dead:
+            raise asyncio.CancelledError
+        if fate < weather.late:
+            self._later(what, work, dice.choice((0.01, 0.3, 2.0, 8.0)))
+            await asyncio.sleep(0.2)
+            raise self._lost(what, "comes late")
+        fate -= weather.late
+        result = await work()
+        if fate < weather.reply_lost:
+            await asyncio.sleep(0.2)
+            raise self._lost(what, "reply lost")
+        await asyncio.sleep(self._latency())
+        return result
+
+    def _latency(self) -> float:
+        if self._weather.slow and self._dice.random() < self._weather.slow:
+            return self._dice.uniform(0.0, self._weather.slowest)
+        return self._dice.uniform(0.0001, 0.001)
+
+    def _later(self, what: str, work: Callable[[], Awaitable[T]], seconds: float) -> None:
+        def carry_out() -> None:
+            self._log(f"{self._name} {what} carried out late")
+            # Scripts of both back ends never wait where that matters: one step brings about all that they do.
+            steps = work().__await__()
+            try:
+                next(steps)
+            except StopIteration:
+                return
+            except Exception as error:
+                self._log(f"{self._name} {what} late: {error}")
+
+        asyncio.get_running_loop().call_later(seconds, carry_out)
+
+    def _lost(self, what: str, how: str) -> Unavailable:
+        self._log(f"{self._name} {what} {how}")
+        return Unavailable("CUT", f"{what}: {how}")
+
+
+class RemoteStore:
+    """A StateStore behind a link."""
+
+    def __init__(self, link: Link, store: StateStore) -> None:
+        self._link, self._store = link, store
+
+    async def claim(self, owner: Owner) -> Sequence[SessionKey]:
+        return await self._link.call("claim", lambda: self._store.claim(owner))
+
+    async def load(self, key: SessionKey) -> Loaded:
+        return await self._link.call("load", lambda: self._store.load(key))
+
+    async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
+        return await self._link.call("put", lambda: self._store.put(owner, key, entry, envelope))
+
+    async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
+        return await self._link.call("begin", lambda: self._store.begin(owner, key, entry))
+
+    async def journal(
+        self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
+    ) -> None:
+        kept = dict(steps)
+        await self._link.call("journal", lambda: self._store.journal(owner, key, message_id, kept, starts=starts))
+
+    async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
+        await self._link.call("retry", lambda: self._store.retry(owner, key, entry, envelope))
+
+    async def commit(self, owner: Owner, commit: TurnCommit) -> int:
+        return await self._link.call("commit", lambda: self._store.commit(owner, commit))
+
+    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
+        return await self._link.call("pass over", lambda: self._store.pass_over(owner, key, number, now))
+
+    async def record(self, key: SessionKey, message_id: str) -> Record | None:
+        return await self._link.call("record", lambda: self._store.record(key, message_id))
+
+    async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
+        return await self._link.call("waiting", lambda: self._store.waiting(key, message_id))
+
+    async def cancel(
+        self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
+    ) -> VerbAnswer.ValueType:
+        return await self._link.call("cancel", lambda: self._store.cancel(key, message_id, verb_id, cancelled, now))
+
+    async def summary(self, key: SessionKey) -> SessionSummary | None:
+        return await self._link.call("summary", lambda: self._store.summary(key))
+
+    async def summaries(
+        self, prefix: str, after: tuple[int, str] | None, limit: int
+    ) -> Sequence[tuple[int, SessionSummary]]:
+        return await self._link.call("summaries", lambda: self._store.summaries(prefix, after, limit))
+
+    async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
+        await self._link.call("delete", lambda: self._store.delete(owner, key, cancelled, now))
+
+    async def forget(self, now: float, idle_since: float) -> None:
+        await self._link.call("forget", lambda: self._store.forget(now, idle_since))
+
+
+class Server:
+    """The broker's server: mailboxes that outlive the processes, and give back what a lost consumer had unacked."""
+
+    def __init__(self, broker: MemoryBroker, dice: random.Random) -> None:
+        self.broker, self._dice = broker, dice
+        self._consumers: dict[str, Channel] = {}
+
+    async def consume(self, queue: str, handler: Callable[[Delivery], None], prefetch: int) -> "Channel":
+        """A consumer; the one before it, if it is still there, is taken to be lost."""
+        if (before := self._consumers.get(queue)) is not None:
+            await before.close()
+        channel = Channel(self, queue, await self.broker.consume(queue, handler, prefetch))
+        self._consumers[queue] = channel
+        return channel
+
+    async def close(self, channel: "Channel") -> None:
+        """What is unacked is ready again, as redelivered: where it was, at the end, or anywhere."""
+        if self._consumers.get(channel.queue) is not channel:
+            return
+        del self._consumers[channel.queue]
+        box = self.broker._mailboxes[channel.queue]
+        before = box.ready
+        await channel.consumer.close()
+        returned = [box._ready.popleft() for _ in range(box.ready - before)]
+        match self._dice.randrange(3):
+            case 0:
+                box._ready.extendleft(reversed(returned))
+            case 1:
+                box._ready.extend(returned)
+            case _:
+                for message in returned:
+                    box._ready.insert(self._dice.randint(0, box.ready), message)
+
+    def holds(self, number: Number) -> bool:
+        """Whether anything with this number is in a mailbox, unacked included."""
+        return number in {self._number(body) for body in self._bodies()}
+
+    @property
+    def empty(self) -> bool:
+        return not self._bodies()
+
+    def _bodies(self) -> list[bytes]:
+        return [
+            message.body
+            for box in self.broker._mailboxes.values()
+            for message in [*box._ready, *(box._consumer.unacked.values() if box._consumer else ())]
+        ]
+
+    @staticmethod
+    def _number(body: bytes) -> Number:
+        number = decode(body).number
+        return Number(number.stream, number.sequence)
+
+
+class Channel:
+    """A Subscription, as its worker has it: the server may have closed it long before."""
+
+    def __init__(self, server: Server, queue: str, consumer: Subscription) -> None:
+        self._server, self.queue, self.consumer = server, queue, consumer
+
+    async def cancel(self) -> None:
+        await self.consumer.cancel()
+
+    async def close(self) -> None:
+        await self._server.close(self)
+
+
+class RemoteBroker:
+    """A Broker behind a link."""
+
+    def __init__(self, link: Link, server: Server, arrive: Callable[[Callable[[Delivery], None], Delivery], Any]) -> None:
+        """`arrive` calls a handler with a delivery, in the process that consumes."""
+        self._link, self._server, self._arrive = link, server, arrive
+        self.channels: list[Channel] = []
+
+    async def declare(self, shards: int) -> None:
+        await self._server.broker.declare(shards)
+
+    async def publish(self, envelope: Envelope) -> None:
+        sent = Envelope()
+        sent.CopyFrom(envelope)
+        await self._link.call(
+            f"publish {sent.id} {sent.number.stream}:{sent.number.sequence}", lambda: self._server.broker.publish(sent)
+        )
+
+    async def consume(self, queue: str, handler: Callable[[Delivery], None], prefetch: int = PREFETCH) -> Subscription:
+        async def open_channel() -> Channel:
+            channel = await self._server.consume(queue, lambda delivery: self._arrive(handler, delivery), prefetch)
+            self.channels.append(channel)
+            return channel
+
+        return await self._link.call("consume", open_channel)
+
+    async def dead_letter(self, letter: DeadLetter) -> None:
+        await self._link.call("dead letter", lambda: self._server.broker.dead_letter(letter))
+
+    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
+        return await self._server.broker.dead_letters(limit)
+
+    async def depth(self, queue: str) -> Depth:
+        return await self._server.broker.depth(queue)

@@ -1,0 +1,140 @@
+"""What the simulated actors do with a message: follow the script that the seed wrote for it."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from google.rpc import code_pb2
+
+from fault.simulation.history import History
+from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number
+from troupe.broker.retry import RetryPolicy
+from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
+from troupe.dataplane.actors.behaviour import TurnContext, TurnResult
+from troupe.dataplane.state.port import Owner
+from troupe.v1.envelope_pb2 import Content
+
+DEADLINE = 90.0
+
+
+class UnknownOutcome(TroupeError):
+    """A step began, nobody knows how it ended, and it must not be done twice."""
+
+    code = code_pb2.ABORTED
+
+
+@dataclass(slots=True)
+class Script:
+    """One message's. What is counted is used up by the attempts."""
+
+    seconds: float
+    steps: int
+    fails: int
+    kills: int
+    hopeless: bool
+
+    @classmethod
+    def of(cls, seed: str) -> "Script":
+        dice = random.Random(seed)
+        seconds = dice.choice((0.0, 0.002, 0.02, 0.2, 1.0))
+        odds = dice.random()
+        if odds < 0.06:
+            seconds = dice.uniform(61.0, 80.0)
+        elif odds < 0.08:
+            seconds = DEADLINE + 5.0
+        elif odds < 0.14:
+            seconds = dice.uniform(2.0, 12.0)
+        return cls(
+            seconds,
+            steps=dice.choice((0, 0, 1, 2)),
+            fails=dice.choice((1, 1, 2, 9)) if dice.random() < 0.15 else 0,
+            kills=dice.choice((1, 2, 99)) if dice.random() < 0.06 else 0,
+            hopeless=dice.random() < 0.03,
+        )
+
+
+class Scripts:
+    """All messages'."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._scripts: dict[tuple[SessionKey, str], Script] = {}
+        self.calm = False
+        """From now on nothing fails, kills or takes long."""
+
+    def of(self, key: SessionKey, message_id: str) -> Script:
+        name = (key, message_id)
+        if name not in self._scripts:
+            self._scripts[name] = Script.of(f"{self._seed} {key} {message_id}")
+        return self._scripts[name]
+
+
+class Scripted:
+    """The behaviour of every simulated actor, in one worker."""
+
+    revision_id = "revision"
+    generation = 1
+    retry = RetryPolicy()
+    deadline = DEADLINE
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        history: History,
+        owner: Callable[[SessionKey], Owner | None],
+        kill: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`owner` is the owner of the session's shard if this worker is it; `kill` ends this worker."""
+        self._scripts, self._history, self._owner, self._kill = scripts, history, owner, kill
+
+    async def run(self, turn: TurnContext) -> TurnResult:
+        key, message_id = turn.key, turn.message.id
+        number = Number(turn.message.number.stream, turn.message.number.sequence)
+        owner = self._owner(key)
+        self._history.log(
+            f"{owner.instance if owner else '(not owner)'} starts {message_id} {number.stream}:{number.sequence}"
+            f" in {key}, attempt {turn.attempt}"
+        )
+        if owner is not None:
+            self._history.begins(key, owner, message_id, number)
+        try:
+            return await self._play(turn, self._scripts.of(key, message_id))
+        finally:
+            if owner is not None:
+                self._history.ends(key, owner)
+
+    async def _play(self, turn: TurnContext, script: Script) -> TurnResult:
+        key, message_id, calm = turn.key, turn.message.id, self._scripts.calm
+        for step in range(script.steps):
+            await self._step(turn, step)
+        if script.seconds:
+            await asyncio.sleep(min(script.seconds, 0.5) if calm else script.seconds)
+        if script.kills and not calm:
+            script.kills -= 1
+            self._history.kills[key, message_id] += 1
+            await self._kill()
+        if script.fails and not calm:
+            script.fails -= 1
+            if script.fails % 2:
+                raise RuntimeError("a bug of the actor's")
+            raise Unavailable("TOOL_AWAY", "a tool is away")
+        if script.hopeless:
+            raise FailedPrecondition("HOPELESS", "this never works")
+        return TurnResult(
+            Content(text=f"{turn.message.content.text} in attempt {turn.attempt}"),
+            state=turn.state + f"{message_id}\n".encode(),
+            delta=message_id.encode(),
+        )
+
+    async def _step(self, turn: TurnContext, step: int) -> None:
+        began, ended = f"{step} began", f"{step} ended"
+        if ended in turn.journal.kept:
+            return
+        if began in turn.journal.kept:
+            raise UnknownOutcome("UNKNOWN_OUTCOME", f"step {step} began, and nobody knows how it ended")
+        await turn.journal.keep({began: b""}, starts=True)
+        self._history.step(turn.key, turn.message.id, step)
+        await asyncio.sleep(0.05)
+        await turn.journal.keep({ended: b""}, starts=False)

@@ -1,0 +1,318 @@
+"""Workers without gRPC: a host, its gateway and scripted behaviours over real back ends, to be killed and reopened."""
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from troupe.broker import connect as brokers
+from troupe.broker.addressing import SessionKey
+from troupe.broker.memory import MemoryBroker
+from troupe.broker.port import Broker
+from troupe.broker.retry import RetryPolicy
+from troupe.chassis.clock import SystemClock
+from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
+from troupe.dataplane.actors.host import Host
+from troupe.dataplane.actors.hub import Hub
+from troupe.dataplane.actors.world import Ending
+from troupe.dataplane.gateway import Gateway
+from troupe.dataplane.sessions import Sessions
+from troupe.dataplane.state import connect as stores
+from troupe.dataplane.state.memory import MemoryStateStore
+from troupe.dataplane.state.port import Loaded, Owner, StateStore
+from troupe.v1 import agent_pb2
+from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest
+from troupe.v1.envelope_pb2 import Content
+from troupe.v1.turn_pb2 import Event
+
+Does = Callable[[TurnContext], Awaitable[str]]
+Hook = Callable[..., Awaitable[None]]
+
+SHARDS = 1
+AGENT = "clerk"
+
+
+def key(session: str = "s", agent: str = AGENT) -> SessionKey:
+    return SessionKey("default", "default", agent, session)
+
+
+async def until(holds: Callable[[], object], timeout: float = 10.0) -> None:
+    """Returns once `holds`. Raises TimeoutError."""
+    async with asyncio.timeout(timeout):
+        while not holds():  # noqa: ASYNC110 - what is waited for is inside the code under test
+            await asyncio.sleep(0.002)
+
+
+class Gate:
+    """A place in a turn where the test holds it."""
+
+    def __init__(self) -> None:
+        self.entered, self.open, self.left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, turn: TurnContext) -> str:
+        self.entered.set()
+        try:
+            await self.open.wait()
+        finally:
+            self.left.set()
+        return "went through"
+
+
+@dataclass
+class Scripted:
+    """A Behaviour that does what the first word of a message says, and else answers with the message. The state is
+    all texts so far, each followed by `;`."""
+
+    does: dict[str, Does] = field(default_factory=dict)
+    retry: RetryPolicy = RetryPolicy(3, 0.01, 0.04)
+    deadline: float = 30.0
+    revision_id: str = "revision-1"
+    generation: int = 1
+    started: list[str] = field(default_factory=list)
+    """`session: text` of each attempt."""
+    attempts: list[int] = field(default_factory=list)
+    effects: Counter[str] = field(default_factory=Counter)
+    """What steps did to the world outside."""
+    most_at_once: Counter[str] = field(default_factory=Counter)
+    _running: Counter[str] = field(default_factory=Counter)
+
+    def gate(self, word: str) -> Gate:
+        gate = self.does[word] = Gate()
+        return gate
+
+    def fails(self, word: str, error: Exception, times: int = 1_000_000) -> None:
+        """The first `times` attempts of messages that begin with this word end in an error like this one."""
+        left = times
+
+        async def fail(turn: TurnContext) -> str:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise error
+            return turn.message.content.text
+
+        self.does[word] = fail
+
+    async def run(self, turn: TurnContext) -> TurnResult:
+        session, text = turn.key.session, turn.message.content.text
+        self.started.append(f"{session}: {text}")
+        self.attempts.append(turn.attempt)
+        self._running[session] += 1
+        self.most_at_once[session] = max(self.most_at_once[session], self._running[session])
+        try:
+            do = self.does.get(text.split(" ")[0])
+            reply = text if do is None else await do(turn)
+        finally:
+            self._running[session] -= 1
+        return TurnResult(Content(text=reply), state=turn.state + f"{text};".encode(), delta=text.encode())
+
+    async def steps(self, turn: TurnContext) -> str:
+        """Three journaled steps, each with an effect outside; an effect is not repeated once its result is kept."""
+        for step in ("one", "two", "three"):
+            if f"result/{step}" not in turn.journal.kept:
+                await turn.journal.keep({f"start/{step}": b""}, starts=True)
+                self.effects[f"{turn.message.id} {step}"] += 1
+                await turn.journal.keep({f"result/{step}": b"1"}, starts=False)
+        return "stepped"
+
+
+class Line:
+    """A store or broker as one worker reaches it: it fails as hooks say, and answers nothing more once it is cut."""
+
+    def __init__(self, target: object) -> None:
+        self._target = target
+        self.cut = False
+        self.before: dict[str, Hook] = {}
+        self.after: dict[str, Hook] = {}
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += 1
+            await self._hooked(self.before, name, args)
+            answer = await found(*args, **kwargs)
+            await self._hooked(self.after, name, args)
+            return answer
+
+        return call
+
+    async def _hooked(self, hooks: Mapping[str, Hook], name: str, args: tuple[Any, ...]) -> None:
+        if not self.cut and name in hooks:
+            await hooks[name](*args)
+        if self.cut:
+            await asyncio.Event().wait()
+
+
+class Backends:
+    """Mailboxes and state of one fleet, that outlive its workers."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._kept = (MemoryBroker(), MemoryStateStore())
+        self.epoch = 0
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[tuple[Broker, StateStore]]:
+        if self._directory is None:
+            yield self._kept
+            return
+        async with (
+            brokers.connected(f"sqlite:///{self._directory}/broker.db") as broker,
+            stores.connected(f"sqlite:///{self._directory}/state.db") as store,
+        ):
+            yield broker, store
+
+    @asynccontextmanager
+    async def worker(self, behaviour: Behaviour | None, **options: Any) -> AsyncIterator["Worker"]:
+        """A worker that holds every shard. Leaving stops it in good order, unless it was killed."""
+        self.epoch += 1
+        async with self.opened() as (broker, store), AsyncExitStack() as stack:
+            worker = Worker(broker, store, behaviour, Owner(0, self.epoch, f"instance-{self.epoch}"), stack, options)
+            await broker.declare(SHARDS)
+            await worker.start()
+            yield worker
+
+
+class Worker:
+    """One process's worth of runtime."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: StateStore,
+        behaviour: Behaviour | None,
+        owner: Owner,
+        stack: AsyncExitStack,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.real_broker, self.real_store = broker, store
+        self.broker_line, self.store_line = Line(broker), Line(store)
+        self.behaviour, self.owner = behaviour, owner
+        self.hub, self.clock = Hub(), SystemClock()
+        self.endings: list[Ending] = []
+        self.dice = 0.5
+        self._stack, self._options = stack, dict(options)
+
+    async def start(self) -> None:
+        broker: Any = self.broker_line
+        store: Any = self.store_line
+        options = {"drain_timeout": 5.0, "worker_id": "worker-0", **self._options}
+        inbox = options.pop("max_session_inbox", 10_000)
+        self.host = await self._stack.enter_async_context(
+            Host.hosting(
+                store,
+                broker,
+                self.hub,
+                self.clock,
+                behaviour=lambda _: self.behaviour,
+                ended=self.endings.append,
+                dice=lambda: self.dice,
+                **options,
+            )
+        )
+        self.gateway = await self._stack.enter_async_context(
+            Gateway.opened(
+                broker,
+                store,
+                self.hub,
+                self.host,
+                self.clock,
+                generation=lambda: 1,
+                ready=_ready,
+                max_session_inbox=inbox,
+            )
+        )
+        self.sessions = Sessions(store, self.host, self.gateway, self.clock, "worker-0", lambda: SHARDS)
+        await self.host.hold([self.owner])
+        await until(lambda: self.host.owner(0))
+
+    async def kill(self) -> None:
+        """As kill -9 does: nothing that is under way is finished, nothing more is written or acked."""
+        self.broker_line.cut = self.store_line.cut = True
+        for shard in self.host._shards.values():
+            for actor in shard.actors.values():
+                if actor.turn is not None:
+                    actor.turn.deliveries = []
+        async with asyncio.timeout(5):
+            with_no_drain = self.host._stop(0.0)
+            await with_no_drain
+            await self._stack.aclose()
+
+    async def send(self, text: str, session: str = "s", message_id: str = "", **options: Any) -> str:
+        """Hand over; the message's id."""
+        request = SendRequest(session=key(session).ref(), message_id=message_id, content=Content(text=text), **options)
+        return (await self.gateway.send(key(session), request))[0]
+
+    async def ask(self, text: str, session: str = "s", message_id: str = "", **options: Any) -> MessageStatus:
+        """Hand over; where the message stands at its end."""
+        request = SendRequest(session=key(session).ref(), message_id=message_id, content=Content(text=text), **options)
+        return await self.gateway.send_and_wait(key(session), request, 10.0)
+
+    async def end_of(self, message_id: str, session: str = "s", wait: float = 10.0) -> MessageStatus:
+        """Its status, once it is settled."""
+        return await self.gateway.status(key(session), message_id, wait)
+
+    async def state(self, session: str = "s") -> str:
+        """The texts of all messages that ended DONE, in order."""
+        return (await self.load(session)).state.decode()
+
+    async def load(self, session: str = "s") -> Loaded:
+        return await self.real_store.load(key(session))
+
+    async def cancel(self, message_id: str, session: str = "s", verb_id: str = "verb") -> str:
+        """The answer's name."""
+        answer = await self.gateway.cancel(key(session), message_id, verb_id)
+        return agent_pb2.VerbAnswer.Name(answer).removeprefix("VERB_ANSWER_")
+
+    @asynccontextmanager
+    async def conversation(
+        self, text: str, session: str = "s", message_id: str = "", after: EventPosition | None = None
+    ) -> AsyncIterator["Listener"]:
+        """Send, and listen beside. Leaving detaches."""
+        request = SendRequest(session=key(session).ref(), message_id=message_id, content=Content(text=text))
+        listener = Listener()
+        task = asyncio.create_task(listener.listen(self.gateway.converse(key(session), request, after)))
+        try:
+            yield listener
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class Listener:
+    """Keeps the events of one stream."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.times: list[float] = []
+        self.ended = asyncio.Event()
+
+    async def listen(self, events: AsyncIterator[Any]) -> None:
+        try:
+            async for event in events:
+                self.events.append(event)
+                self.times.append(asyncio.get_running_loop().time())
+        finally:
+            self.ended.set()
+
+    @property
+    def kinds(self) -> list[str]:
+        return [str(event.WhichOneof("kind")) for event in self.events]
+
+    async def end(self, timeout: float = 10.0) -> Event:
+        """The last event, once the stream has ended."""
+        async with asyncio.timeout(timeout):
+            await self.ended.wait()
+        return self.events[-1]
+
+
+async def _ready() -> None:
+    pass
