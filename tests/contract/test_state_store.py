@@ -329,6 +329,17 @@ async def test_a_retry_that_comes_late_changes_nothing(store: StateStore) -> Non
     assert await seen(store) == before
 
 
+async def test_a_retry_that_comes_twice_does_not_overtake(store: StateStore) -> None:
+    await place(store, entry(1))
+    failed = await fail(store, entry(1))
+    running = replace(entry(1, "long", stream="other"), running=True)
+    await place(store, running)
+
+    await store.retry(OWNER, KEY, failed, b"")
+
+    assert await inbox(store) == [running, failed]
+
+
 async def test_a_retry_of_a_settled_number_changes_nothing(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record()))
 

@@ -131,7 +131,8 @@ def test_ctrl_c_stops_it_with_one_line(tmp_path: Path) -> None:
     with up(tmp_path) as fleet:
         served = json.loads((data(tmp_path) / "endpoints.json").read_text())
         assert fleet.ended() == 0
-        assert fleet.text.splitlines()[-1] == f"stopped; everything is kept in {data(tmp_path)}"
+        after = fleet.text.partition("Ctrl-C stops it.\n")[2].splitlines()
+        assert after[-1] == f"stopped; everything is kept in {data(tmp_path)}"
         assert "Traceback" not in fleet.text
         assert not (data(tmp_path) / "endpoints.json").exists()
     gone = troupe(tmp_path, "get", "agents", "--server", served["server"])

@@ -175,15 +175,23 @@ class CannedFleet:
 
 @contextlib.contextmanager
 def canned_fleet(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, directory: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    directory: Path,
+    credentials: grpc.ServerCredentials | None = None,
 ) -> Iterator[CannedFleet]:
-    """Serve both on free ports, in threads, while the body runs; the environment names them."""
+    """Serve both on a free port, in threads, while the body runs; the environment names it. With `credentials`,
+    under TLS."""
     clean_environment(monkeypatch, directory)
     control_plane, worker = CannedControlPlane(), CannedWorker()
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     control_plane_pb2_grpc.add_ControlPlaneServiceServicer_to_server(control_plane, server)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(worker, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    address = f"127.0.0.1:{port}"
     server.start()
     monkeypatch.setenv("TROUPE_SERVER", address)
     monkeypatch.setenv("TROUPE_GATEWAY", address)

@@ -31,12 +31,13 @@ def authority(folder: Path) -> Authority:
         raise RuntimeError("the TLS tests make certificates with the openssl command: install openssl")
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    _openssl(folder, "req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca")
-    _openssl(folder, "req", *new_key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=troupe")
+    openssl(folder, "req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca")
+    openssl(folder, "req", *new_key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=troupe")
     signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-    _openssl(folder, "x509", "-req", "-in", "request.pem", *signing, "-out", "cert.pem")
+    openssl(folder, "x509", "-req", "-in", "request.pem", *signing, "-out", "cert.pem")
     return Authority(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
 
 
-def _openssl(folder: Path, *arguments: str) -> None:
+def openssl(folder: Path, *arguments: str) -> None:
+    """Run the command in a folder."""
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)

@@ -15,6 +15,7 @@ from troupe.broker.memory import MemoryBroker
 from troupe.broker.port import Broker
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.clock import SystemClock
+from troupe.dataplane.actors.actor import Actor
 from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
@@ -259,6 +260,12 @@ class Worker:
     async def end_of(self, message_id: str, session: str = "s", wait: float = 10.0) -> MessageStatus:
         """Its status, once it is settled."""
         return await self.gateway.status(key(session), message_id, wait)
+
+    def actor(self, session: str = "s") -> Actor:
+        """The session's, which must be in memory."""
+        actor = self.host.actor(key(session))
+        assert actor is not None
+        return actor
 
     async def state(self, session: str = "s") -> str:
         """The texts of all messages that ended DONE, in order."""

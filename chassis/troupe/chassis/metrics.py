@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from socketserver import ThreadingMixIn
@@ -70,7 +71,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.set_app(make_wsgi_app())
 
     def handle_error(self, request: object, client_address: object) -> None:
-        log.debug("metrics client failed", client=str(client_address), exc_info=True)
+        log.debug("metrics client failed", client=str(client_address), error=repr(sys.exc_info()[1]))
 
 
 class _Handler(WSGIRequestHandler):

@@ -14,11 +14,15 @@ from grpc_reflection.v1alpha import reflection
 from troupe.chassis import address, logs, rpc_options, rpc_tls, tls
 from troupe.chassis.address import Address
 from troupe.chassis.rpc_interceptors import Calls
+from troupe.chassis.rpc_running import RunningCalls
 from troupe.chassis.service import ServiceSettings
 
 log = structlog.get_logger()
 
 _CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
+
+_HEALTH_NEWS = 1.0
+"""Seconds that those who watch the health get to hear that it ends."""
 
 Register = Callable[[grpc.aio.Server], Iterable[str]]
 """Adds servicers to a server and gives the full names of their services, such as `troupe.v1.AgentService`."""
@@ -29,7 +33,7 @@ class Serving:
     """A server that answers calls."""
 
     address: str
-    """`host:port` really bound; the host is the one that the settings name."""
+    """`host:port` really bound; the host is the one that the settings name, `localhost` as 127.0.0.1."""
     _health: health.aio.HealthServicer
 
     async def set_health(self, service: str, serving: bool) -> None:
@@ -47,8 +51,8 @@ async def serving(settings: ServiceSettings, register: Register) -> AsyncIterato
     Raises InvalidArgument (TLS_REQUIRED, BAD_TLS) and FailedPrecondition (PORT_IN_USE, CANNOT_LISTEN).
     """
     certificates = tls.guarding(settings, settings.listen)
-    calls = Calls()
-    server = grpc.aio.server(interceptors=[calls], options=rpc_options.SERVER)
+    running = RunningCalls()
+    server = grpc.aio.server(interceptors=[Calls(running)], options=rpc_options.SERVER)
     services = [*register(server), health.SERVICE_NAME]
     checks = await _added(server, services)
     bound = _listening(server, settings, certificates)
@@ -58,10 +62,12 @@ async def serving(settings: ServiceSettings, register: Register) -> AsyncIterato
     try:
         yield Serving(str(bound), checks)
     finally:
-        await checks.enter_graceful_shutdown()
+        with contextlib.suppress(TimeoutError):  # it waits for watchers to take the news, and one may not be reading
+            async with asyncio.timeout(_HEALTH_NEWS):
+                await checks.enter_graceful_shutdown()
         async with asyncio.TaskGroup() as group:
             group.create_task(server.stop(settings.stop_grace + 1))
-            group.create_task(calls.finish(settings.stop_grace))
+            group.create_task(running.finish(settings.stop_grace))
 
 
 async def _added(server: grpc.aio.Server, services: list[str]) -> health.aio.HealthServicer:

@@ -1,4 +1,4 @@
-"""What holds around every call that a server answers: errors, trace context, metrics, and the end of the server."""
+"""What holds around every call that a server answers: errors, trace context, metrics."""
 
 import asyncio
 import contextlib
@@ -12,16 +12,15 @@ import structlog
 from opentelemetry.trace import Span, StatusCode
 
 from troupe.chassis import metrics, rpc_errors, tracing
-from troupe.chassis.errors import DataLoss, Internal, TroupeError, Unavailable
+from troupe.chassis.errors import DataLoss, Internal, TroupeError
+from troupe.chassis.rpc_running import Behaviour, Context, RunningCalls
 
 log = structlog.get_logger()
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Context = grpc.aio.ServicerContext[Any, Any]
 else:
-    Handler, Context = grpc.RpcMethodHandler, grpc.aio.ServicerContext  # generic in the stubs alone
-Behaviour = Callable[[Any, Any], Awaitable[Any]]
+    Handler = grpc.RpcMethodHandler  # generic in the stubs alone
 
 _NAMES = {None: "OK"} | {value: code.name for code in grpc.StatusCode for value in (code, code.value[0])}
 _NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
@@ -35,10 +34,9 @@ class Calls(grpc.aio.ServerInterceptor):
     has the traceback; cancellation (the client left, its deadline passed) goes through to the handler.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, running: RunningCalls) -> None:
+        self._running = running
         self._methods: dict[str, Handler] = {}
-        self._running: set[_Running] = set()
-        self._stopped = False
 
     async def intercept_service(
         self,
@@ -52,78 +50,17 @@ class Calls(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            known = self._methods[path] = _wrapped(handler, path.removeprefix("/"), self)
+            known = self._methods[path] = _wrapped(handler, path.removeprefix("/"), self._running)
         return known
-
-    async def finish(self, grace: float) -> None:
-        """Take no more calls, end streams now (their callers take them up elsewhere) and the others after `grace`
-        seconds. What is ended or not taken answers UNAVAILABLE, reason STOPPING."""
-        self._stopped = True
-        for call in self._running:
-            if call.streams:
-                call.end()
-        if self._running:
-            await asyncio.wait([call.task for call in self._running], timeout=grace)
-        for call in self._running:
-            call.end()
-
-    async def run(self, behaviour: Behaviour, request: Any, context: Context, *, streams: bool) -> Any:
-        """Await the handler of one call. Raises Unavailable where `finish` ended it or came before."""
-        if self._stopped:
-            raise _stopping()
-        call = _Running(context, streams)
-        self._running.add(call)
-        try:
-            return await behaviour(request, call if streams else context)
-        except asyncio.CancelledError:
-            if not call.ended:
-                raise
-            call.task.uncancel()
-            raise _stopping() from None
-        finally:
-            self._running.discard(call)
-
-
-class _Running:
-    """A call while its handler runs; for the handler of a stream also the context to write to.
-
-    A write that has begun is let finish before the call is ended: gRPC takes no status while it sends a message.
-    """
-
-    def __init__(self, context: Context, streams: bool) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task = task
-        self.streams = streams
-        self.ended = False
-        self._context = context
-        self._writing = False
-
-    def end(self) -> None:
-        self.ended = True
-        if not self._writing:
-            self.task.cancel()
-
-    async def write(self, message: Any) -> None:
-        self._writing = True
-        try:
-            await self._context.write(message)
-        finally:
-            self._writing = False
-        if self.ended:
-            raise asyncio.CancelledError
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
 
 
 class _Method:
     """One method and what is counted of it."""
 
-    def __init__(self, name: str, behaviour: Behaviour, calls: Calls, *, streams: bool) -> None:
+    def __init__(self, name: str, behaviour: Behaviour, running: RunningCalls, *, streams: bool) -> None:
         self._name = name
         self._behaviour = behaviour
-        self._calls = calls
+        self._running = running
         self._streams = streams
         self._traced = not name.startswith("grpc.")
         self._active = metrics.RPC_RUNNING.labels(name)
@@ -143,7 +80,7 @@ class _Method:
         code = "UNKNOWN"
         self._active.inc()
         try:
-            answer = await self._calls.run(self._behaviour, request, context, streams=self._streams)
+            answer = await self._running.run(self._behaviour, request, context, streams=self._streams)
             code = _NAMES.get(context.code(), "UNKNOWN")
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
@@ -171,7 +108,7 @@ class _Method:
         if not self._streams:
             self._seconds.observe(seconds)
         (self._ok if code == "OK" else metrics.RPC_CALLS.labels(self._name, code)).inc()
-        if span is not None and span.is_recording():
+        if span is not None:
             span.set_attribute("rpc.grpc.status_code", _NUMBERS[code])
             if code != "OK":
                 span.set_status(StatusCode.ERROR, code)
@@ -191,7 +128,7 @@ async def _abort(context: Context, error: TroupeError) -> None:
     await context.abort(rpc_errors.status_code(error), status.message, details)
 
 
-def _wrapped(handler: Handler, name: str, calls: Calls) -> Handler:
+def _wrapped(handler: Handler, name: str, running: RunningCalls) -> Handler:
     make: Any
     behaviour: Any
     match handler.request_streaming, handler.response_streaming:
@@ -203,7 +140,7 @@ def _wrapped(handler: Handler, name: str, calls: Calls) -> Handler:
             make, behaviour = grpc.unary_stream_rpc_method_handler, _writing(handler.unary_stream)
         case _:
             make, behaviour = grpc.stream_stream_rpc_method_handler, _writing(handler.stream_stream)
-    method = _Method(name, behaviour, calls, streams=handler.response_streaming)
+    method = _Method(name, behaviour, running, streams=handler.response_streaming)
     wrapped: Handler = make(method.answer, handler.request_deserializer, handler.response_serializer)
     return wrapped
 
@@ -230,7 +167,3 @@ def _sender(context: Context) -> tracing.Carrier:
         elif key == "tracestate" and isinstance(value, str):
             state = value
     return tracing.Carrier(parent, state)
-
-
-def _stopping() -> Unavailable:
-    return Unavailable("STOPPING", "this server is stopping; call again, and one that runs will answer")

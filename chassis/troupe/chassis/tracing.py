@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -96,9 +96,16 @@ def context(traceparent: str, tracestate: str = "") -> Context:
 
 
 @contextlib.contextmanager
-def remote_call(method: str, sender: Carrier) -> Iterator[Span]:
-    """The server's side of one call that a peer made: inside, its span (or the peer's own, where none is recorded)
-    is the current one."""
+def remote_call(method: str, sender: Carrier) -> Iterator[Span | None]:
+    """The server's side of one call that a peer made, with its span as the current one. Where none are recorded there
+    is no span, and the peer's context is the current one."""
+    if not recording():
+        token = attach(context(*sender))
+        try:
+            yield None
+        finally:
+            detach(token)
+        return
     service, _, name = method.partition("/")
     with tracer().start_as_current_span(
         method,

@@ -13,7 +13,7 @@ from troupe.cli.desired import Revised, revise
 from troupe.cli.diff_view import diff_document, diff_text
 from troupe.cli.edge import MISUSED, Refused, complain
 from troupe.cli.invocation import Invocation, alone
-from troupe.cli.output import Output
+from troupe.cli.output import Output, counted
 from troupe.cli.rollout import Progress, Stand, follow
 from troupe.cli.spinner import waiting
 from troupe.resources.content import merge
@@ -102,7 +102,7 @@ def _summary(revised: Revised, dry_run: bool) -> Text:
     last = (
         "dry run: this would change, nothing was"
         if dry_run
-        else f"revision {revision.generation} ({revision.resource_count} resources) {revision.revision_id}"
+        else f"revision {revision.generation} ({counted(revision.resource_count, 'resource')}) {revision.revision_id}"
     )
     return Text("\n").join([diff_text(revised.difference), Text(last, style="bold")])
 

@@ -9,17 +9,20 @@ from typing import Annotated
 
 import typer
 
-from troupe.chassis.errors import TroupeError
+from troupe.chassis.errors import NotFound, TroupeError
 from troupe.cli import names
-from troupe.cli.clients import Gateway, gateway
+from troupe.cli.clients import Gateway, control_plane, gateway
 from troupe.cli.conversation import converse, message
 from troupe.cli.edge import Refused, complain, first_failure, note
 from troupe.cli.invocation import Invocation, alone
 from troupe.cli.output import Output
 from troupe.cli.transcript import Transcript
+from troupe.resources.nearest import nearest
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.envelope_pb2 import SessionRef
 
+LOOK_UP_WITHIN = 1.0
+"""Seconds that the control plane gets to say what agents there are."""
 CANCEL_WITHIN = 5.0
 """Seconds that a cancelled turn gets to say so; then the stream is left."""
 
@@ -39,6 +42,7 @@ def chat(invocation: Invocation, agent: AgentArgument, session: SessionOption = 
     if not session:
         note(f"session {names.shown(ref)}")
     with asyncio.Runner() as runner:
+        runner.run(_look_up(invocation.endpoints.server, ref))
         connections = contextlib.AsyncExitStack()
         worker = runner.run(connections.enter_async_context(gateway(invocation.endpoints.gateway)))
         try:
@@ -51,6 +55,26 @@ def chat(invocation: Invocation, agent: AgentArgument, session: SessionOption = 
                 ask.each(line.strip() for line in sys.stdin)
         finally:
             runner.run(connections.aclose())
+
+
+async def _look_up(server: str, session: SessionRef) -> None:
+    """Raise NotFound where the current revision has no such agent or actor: a worker would give it half a minute to
+    appear. A control plane that does not answer is no hindrance."""
+    try:
+        async with asyncio.timeout(LOOK_UP_WITHIN), control_plane(server) as asked:
+            current = await asked.current()
+    except (TimeoutError, TroupeError):
+        return
+    known = {
+        found.metadata.name
+        for found in current.config.resources
+        if found.kind in ("Agent", "Actor")
+        and (found.metadata.namespace or names.DEFAULT_NAMESPACE) == (session.namespace or names.DEFAULT_NAMESPACE)
+    }
+    if current.HasField("revision") and session.agent not in known:
+        meant = nearest(session.agent, known)
+        hint = f"did you mean {meant}?" if meant else "`troupe get agents` lists what there is"
+        raise NotFound("AGENT_UNKNOWN", f"there is no agent {session.agent} in the current revision; {hint}")
 
 
 def commands(name: str) -> typer.Typer:

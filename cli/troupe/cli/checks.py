@@ -12,6 +12,7 @@ from troupe.chassis.errors import InvalidArgument, TroupeError
 from troupe.cli import clients, endpoints, model_endpoint
 from troupe.cli.endpoints import Endpoints
 from troupe.cli.model_endpoint import ModelEndpoint
+from troupe.cli.output import counted
 
 OLDEST_PYTHON = (3, 11)
 MODEL_TIMEOUT = 5.0
@@ -90,7 +91,7 @@ async def worker(address: str, *, required: bool) -> Check:
             sessions = await client.sessions()
     except TroupeError as error:
         return Check(Verdict.FAIL if required else Verdict.WARN, "worker", str(error))
-    return Check(Verdict.OK, "worker", f"{address}, {len(sessions)} sessions")
+    return Check(Verdict.OK, "worker", f"{address}, {counted(len(sessions), 'session')}")
 
 
 def model(environment: Mapping[str, str]) -> Check:
@@ -111,7 +112,8 @@ def model(environment: Mapping[str, str]) -> Check:
         key = "; check TROUPE_LLM_KEY or OPENAI_API_KEY" if error.code in (401, 403) else "; check the URL, with /v1"
         return Check(Verdict.FAIL, "model endpoint", f"{endpoint.url}/models answers {error.code} {error.reason}{key}")
     except (OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or error
+        cause = getattr(error, "reason", error)
+        why = getattr(cause, "strerror", None) or cause
         return Check(
             Verdict.FAIL, "model endpoint", f"{endpoint.url} does not answer ({why}); start it or check the URL"
         )

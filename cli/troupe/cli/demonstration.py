@@ -1,6 +1,5 @@
 """What the demo does: start a fleet, apply `examples/first-fleet`, ask its agent, show the turn, stop."""
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from troupe.cli.edge import FAILED, INTERRUPTED, complain
 from troupe.cli.fleet import Fleet, FleetSettings, running
 from troupe.cli.output import Format, Output, output
 from troupe.cli.rollout import Progress, follow
+from troupe.cli.stopping import unless
 from troupe.cli.transcript import Transcript
 from troupe.resources.manifest import Declared
 from troupe.v1 import turn_pb2
@@ -42,11 +42,8 @@ def demonstrate() -> int:
     declared = declarations([os.path.relpath(MANIFESTS)])
 
     async def main(stop: lifecycle.Stop) -> int:
-        async with asyncio.TaskGroup() as group:
-            demo = group.create_task(_demo(settings, declared, output(Format.TABLE)))
-            watch = group.create_task(_cancel_on(stop, demo))
-            demo.add_done_callback(lambda _: watch.cancel())
-        return INTERRUPTED if demo.cancelled() else demo.result()
+        code = await unless(stop, _demo(settings, declared, output(Format.TABLE)))
+        return INTERRUPTED if code is None else code
 
     return lifecycle.run(main)
 
@@ -86,11 +83,6 @@ async def _asked(fleet: Fleet, printer: Output) -> Transcript:
         async for event in converse(worker, message(session, QUESTION)):
             transcript.show(event)
     return transcript
-
-
-async def _cancel_on(stop: lifecycle.Stop, task: "asyncio.Task[int]") -> None:
-    await stop
-    task.cancel()
 
 
 def _line(name: str, value: str) -> Text:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from troupe.chassis.data import data_home
 from troupe.chassis.errors import FailedPrecondition
 
 DEFAULT_SERVER = "127.0.0.1:7071"
@@ -26,7 +27,7 @@ def data_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """Where `troupe up` keeps its stores unless told otherwise: `TROUPE_DATA`, else `$XDG_DATA_HOME/troupe`."""
     if named := environment.get("TROUPE_DATA"):
         return Path(named)
-    return Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "troupe"
+    return data_home(environment)
 
 
 def resolve(server: str | None, gateway: str | None, data: Path) -> Endpoints:

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from troupe.cli import names
 from troupe.cli.ledger_view import ledger_table
-from troupe.cli.output import printable, word
+from troupe.cli.output import counted, printable, word
 from troupe.cli.transcript import usage
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import MessageStatus
@@ -48,7 +48,7 @@ def status_view(status: MessageStatus) -> RenderableType:
 def _headline(status: MessageStatus) -> Text:
     name = printable(names.shown(status.session, status.message_id))
     fate = word(turn_pb2.Fate.Name(status.fate), "FATE_")
-    attempts = f" after {status.attempts} attempts" if status.attempts > 1 else ""
+    attempts = f" after {counted(status.attempts, 'attempt')}" if status.attempts > 1 else ""
     unsettled = "" if settled(status) else "; not settled yet"
     return Text.assemble(f"{name} ", (fate, _STYLES.get(status.fate, "red")), f"{attempts}{unsettled}")
 

@@ -7,7 +7,6 @@ in JSON and one document for each item in YAML; a stream is one JSON object per 
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,7 +24,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 """Those of ASCII and Latin-1, and those that turn the direction of writing."""
 
 UNBOUNDED = 100_000
-"""Columns of what is no terminal: nothing is cut or folded for a program that reads lines."""
+"""Columns that are printed: nothing is cut for a program, and a terminal folds a line that is too long for it, which
+reads better than a table with all its cells folded."""
 
 
 class Format(StrEnum):
@@ -86,7 +86,12 @@ class Output:
 
 def output(format_: Format) -> Output:
     """Prints on stdout as it is now: without colours where it is no terminal or NO_COLOR is set."""
-    return Output(format_, _console(sys.stdout.isatty()))
+    return Output(format_, _console(UNBOUNDED))
+
+
+def screen() -> Console:
+    """The terminal as it is, for what is drawn over and must know where its lines end."""
+    return _console(None)
 
 
 def document(item: Any) -> Any:
@@ -106,7 +111,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], righ
     """Columns without borders; those named in `right` hold numbers."""
     shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_edge=False)
     for column in columns:
-        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        shown.add_column(column, justify="right" if column in right else "left", overflow="ellipsis", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
     return shown
@@ -122,8 +127,12 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
-def _console(terminal: bool) -> Console:
-    width = None if terminal else UNBOUNDED
+def counted(number: int, noun: str) -> str:
+    """`1 session`, `2 sessions`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _console(width: int | None) -> Console:
     return Console(width=width, highlight=False, markup=False, emoji=False, no_color=bool(os.environ.get("NO_COLOR")))
 
 

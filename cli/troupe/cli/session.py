@@ -11,7 +11,7 @@ from troupe.cli import names
 from troupe.cli.clients import gateway
 from troupe.cli.columns import age
 from troupe.cli.invocation import Invocation, group
-from troupe.cli.output import printable, word
+from troupe.cli.output import counted, printable, word
 from troupe.cli.transcript import call_text, usage
 from troupe.v1 import agent_pb2
 
@@ -34,7 +34,7 @@ async def delete(invocation: Invocation, session: SessionArgument) -> None:
     ref = names.session(session, invocation.namespace)
     async with gateway(invocation.endpoints.gateway) as worker:
         cancelled = await worker.delete_session(ref)
-    messages = f", {cancelled} messages cancelled" if cancelled else ""
+    messages = f", {counted(cancelled, 'message')} cancelled" if cancelled else ""
     invocation.output.item(
         {"session": ref, "cancelled": cancelled}, lambda: Text(f"{names.shown(ref)} deleted{messages}")
     )

@@ -12,6 +12,7 @@ from troupe.cli.clients import ControlPlane, control_plane
 from troupe.cli.columns import worker_table
 from troupe.cli.fleet_status import FleetStatus, snapshot, watch
 from troupe.cli.invocation import Invocation, alone
+from troupe.cli.output import counted, screen
 from troupe.v1 import status_pb2
 
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")]
@@ -28,7 +29,7 @@ async def status(invocation: Invocation, watching: WatchOption = False) -> None:
             async for found in watch(fleet):
                 output.event({"current": found.current, "workers": list(found.workers)})
         elif output.console.is_terminal:
-            await _live(invocation, fleet)
+            await _live(fleet)
         else:
             async for found in watch(fleet):
                 output.say(_view(found))
@@ -39,8 +40,8 @@ def commands(name: str) -> typer.Typer:
     return alone(name, status, namespaced=False)
 
 
-async def _live(invocation: Invocation, fleet: ControlPlane) -> None:
-    with Live(console=invocation.output.console, auto_refresh=False) as live:
+async def _live(fleet: ControlPlane) -> None:
+    with Live(console=screen(), auto_refresh=False) as live:
         async with contextlib.aclosing(watch(fleet)) as stream:
             async for found in stream:
                 live.update(_view(found), refresh=True)
@@ -56,5 +57,5 @@ def _headline(found: FleetStatus) -> Text:
     if not found.current.revision_id:
         return Text(f"no revision yet: `troupe apply -f FILE` makes the first · {workers}")
     current = found.current
-    revision = f"revision {current.generation} · {current.resource_count} resources"
+    revision = f"revision {current.generation} · {counted(current.resource_count, 'resource')}"
     return Text(f"{revision} · {workers}", style="bold")

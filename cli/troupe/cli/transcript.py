@@ -9,7 +9,7 @@ from rich.text import Text
 from troupe.chassis.wire import seconds
 from troupe.cli import durations
 from troupe.cli.ledger_view import ledger_table
-from troupe.cli.output import Output, printable, word
+from troupe.cli.output import Output, counted, printable, word
 from troupe.v1 import turn_pb2
 
 SHOWN = 500
@@ -96,7 +96,7 @@ def usage(used: turn_pb2.Usage) -> str:
     """One line on what the model calls used."""
     cached = f" ({used.cached_prompt_tokens} cached)" if used.cached_prompt_tokens else ""
     return (
-        f"{used.model_calls} model calls, {used.tool_calls} tool calls, "
+        f"{counted(used.model_calls, 'model call')}, {counted(used.tool_calls, 'tool call')}, "
         f"{used.prompt_tokens}{cached} + {used.completion_tokens} tokens"
     )
 

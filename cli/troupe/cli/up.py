@@ -16,8 +16,9 @@ from troupe.cli.clients import control_plane
 from troupe.cli.edge import reported
 from troupe.cli.help import HELP
 from troupe.cli.invocation import DebugOption
-from troupe.cli.output import Format, Output, output
+from troupe.cli.output import Format, Output, counted, output
 from troupe.cli.rollout import Progress, follow
+from troupe.cli.stopping import unless
 from troupe.resources.content import key
 from troupe.resources.manifest import Declared
 
@@ -41,6 +42,9 @@ ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help
 ListenOption = Annotated[
     str | None, typer.Option("--listen", metavar="HOST:PORT", help="The worker's address. (TROUPE_LISTEN)")
 ]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Serve without TLS at an address that is not loopback. (TROUPE_INSECURE)")
+]
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Where everything is kept. (TROUPE_DATA)")
 ]
@@ -54,6 +58,7 @@ def up(
     model: ModelOption = None,
     listen: ListenOption = None,
     data: DataOption = None,
+    insecure: InsecureOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run control plane, worker and, where no model endpoint is named, the simulator, until Ctrl-C."""
@@ -62,7 +67,7 @@ def up(
         from troupe.cli.fleet import FleetSettings
 
         endpoint = model_endpoint.named(llm, model, os.environ)
-        flags = {"broker": broker, "state": state, "listen": listen}
+        flags = {"broker": broker, "state": state, "listen": listen, "insecure": insecure or None}
         settings = FleetSettings.load(data or endpoints.data_directory(), endpoint, flags)
         declared = declarations([manifests]) if manifests else []
         logs.configure(settings.dataplane.log_format, "warning", service="up")
@@ -86,15 +91,22 @@ async def _up(settings: "FleetSettings", declared: list[Declared], stop: "Stop")
 
     printer = output(Format.TABLE)
     async with running(settings) as fleet:
-        printer.say(_addresses(fleet))
-        if declared:
-            await _bring(printer, fleet, declared)
-        printer.say(_hints(fleet, declared))
-        sys.stdout.flush()
-        logs.configure(settings.dataplane.log_format, settings.dataplane.log_level, service="up")
+        if await unless(stop, _welcome(printer, fleet, declared)):
+            logs.configure(settings.dataplane.log_format, settings.dataplane.log_level, service="up")
         await stop
+        # What the services say to each other while they go is no news.
+        logs.configure(settings.dataplane.log_format, "error", service="up")
     printer.say(Text(f"stopped; everything is kept in {settings.dataplane.data}"))
     return 0
+
+
+async def _welcome(printer: Output, fleet: "Fleet", declared: list[Declared]) -> bool:
+    printer.say(_addresses(fleet))
+    if declared:
+        await _bring(printer, fleet, declared)
+    printer.say(_hints(fleet, declared))
+    sys.stdout.flush()
+    return True
 
 
 async def _bring(printer: Output, fleet: "Fleet", declared: list[Declared]) -> None:
@@ -102,7 +114,7 @@ async def _bring(printer: Output, fleet: "Fleet", declared: list[Declared]) -> N
         revised = await merged(client, declared)
         stands = await follow(client, revised.revision, ROLLOUT_TIMEOUT, lambda _: None)
     verb = "applied" if revised.difference else "unchanged"
-    printer.say(Text(f"{verb:<14} {len(declared)} resources, revision {revised.revision.generation}"))
+    printer.say(Text(f"{verb:<14} {counted(len(declared), 'resource')}, revision {revised.revision.generation}"))
     for one in stands:
         if one.progress is Progress.REFUSED:
             printer.say(Text(str(one), style="red"))

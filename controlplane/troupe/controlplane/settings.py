@@ -1,19 +1,14 @@
 """The settings of a control plane."""
 
-import os
 from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import model_validator
 
+from troupe.chassis.data import data_home
 from troupe.chassis.service import ServiceSettings
 from troupe.chassis.settings import setting
 from troupe.controlplane.placement import MAX_SHARDS
-
-
-def data_home() -> Path:
-    """Where embedded stores live unless told otherwise: `$XDG_DATA_HOME/troupe`."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "troupe"
 
 
 class ControlPlaneSettings(ServiceSettings):

@@ -73,4 +73,6 @@ class Placement:
 
 
 def _unplaced() -> Unavailable:
-    return Unavailable("NO_PLACEMENT", "the worker has not heard from the control plane yet; try again", retry_after=1.0)
+    return Unavailable(
+        "NO_PLACEMENT", "the worker has not heard from the control plane yet; try again", retry_after=1.0
+    )

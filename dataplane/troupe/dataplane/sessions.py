@@ -37,7 +37,7 @@ class Sessions:
         """The session and its `newest` history entries, oldest first. Raises NotFound."""
         summary = await self._store.summary(key)
         actor = self._host.actor(key)
-        if summary is None and not (actor and (actor.turn or actor.waiting)):
+        if summary is None and not (actor and (actor.running or actor.waiting)):
             raise NotFound("SESSION_UNKNOWN", f"no session {key}; send it a message to begin one")
         summary = summary or SessionSummary(key, 0, 0, 0, b"", 0.0, 0.0)
         entries: list[HistoryEntry] = []
@@ -62,7 +62,7 @@ class Sessions:
         try:
             with actor.still():
                 cancelled = await self._cancel_running(actor)
-                async with actor.all_placed():
+                async with actor.rewritten():
                     waiting = await self._drop(owner, key)
         except Fenced as fenced:
             moves = f"session {key} moves to another worker; try again"
@@ -113,10 +113,10 @@ class Sessions:
         if self._host.owner(shard) is not None:
             session.worker_id = self._worker_id
         if actor is not None:
-            session.waiting = actor.waiting - (actor.turn is not None and actor.turn.waiting)
-            if actor.turn is not None:
+            session.waiting = actor.waiting
+            if actor.running is not None:
                 session.state = agent_pb2.SESSION_STATE_RUNNING
-                session.running_message_id = actor.turn.message_id
+                session.running_message_id = actor.running.message_id
         return session
 
 

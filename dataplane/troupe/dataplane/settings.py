@@ -4,13 +4,9 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
+from troupe.chassis.data import data_home
 from troupe.chassis.service import ServiceSettings
 from troupe.chassis.settings import SecretStr, setting
-
-
-def data_home() -> Path:
-    """Where embedded stores live unless told otherwise: `$XDG_DATA_HOME/troupe`."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "troupe"
 
 
 class DataPlaneSettings(ServiceSettings):
@@ -34,10 +30,15 @@ class DataPlaneSettings(ServiceSettings):
         default="", description="session state: sqlite:///PATH or memory://; empty: state.db in the data directory"
     )
     llm: str = setting(
-        default="", description="base URL, with /v1, of the model endpoint that Models without base_url use"
+        default_factory=lambda: os.environ.get("OPENAI_BASE_URL", ""),
+        description="base URL, with /v1, of the model endpoint that Models without baseUrl use; "
+        "by default OPENAI_BASE_URL",
     )
     model: str = setting(default="", description="name of the model that Models without a name of their own use")
-    llm_key: SecretStr = setting(default=SecretStr(""), description="bearer token for that endpoint")
+    llm_key: SecretStr = setting(
+        default_factory=lambda: SecretStr(os.environ.get("OPENAI_API_KEY", "")),
+        description="bearer token for that endpoint; by default OPENAI_API_KEY",
+    )
     python_path: list[Path] = setting(
         default_factory=lambda: [Path()], description="directories to import tools and actors from, first found wins"
     )

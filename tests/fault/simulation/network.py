@@ -55,9 +55,9 @@ class Link:
     def heal(self) -> None:
         self._down_until, self._weather = 0.0, Weather()
 
-    async def call(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, what: str, work: Callable[[], Awaitable[T]], *, late: bool = True) -> T:
         """Carry `work` out, unless it is lost on the way. A call that is cancelled may be carried out all the same,
-        later. Raises Unavailable."""
+        later, if it may be `late`. Raises Unavailable."""
         if self.dead:
             raise asyncio.CancelledError
         dice, weather, loop = self._dice, self._weather, asyncio.get_running_loop()
@@ -69,17 +69,18 @@ class Link:
         try:
             await asyncio.sleep(self._latency())
         except asyncio.CancelledError:
-            if dice.random() < 0.5:
+            if late and dice.random() < 0.5:
                 self._later(what, work, dice.choice((0.0, 0.0, 0.01, 2.0)))
             raise
         if self.dead:
             raise asyncio.CancelledError
-        if fate < weather.late:
+        if late and fate < weather.late:
             self._later(what, work, dice.choice((0.01, 0.3, 2.0, 8.0)))
             await asyncio.sleep(0.2)
             raise self._lost(what, "comes late")
         fate -= weather.late
         result = await work()
+        self._log(f"{self._name} {what}: {result!r:.160}")
         if fate < weather.reply_lost:
             await asyncio.sleep(0.2)
             raise self._lost(what, "reply lost")
@@ -117,42 +118,42 @@ class RemoteStore:
         self._link, self._store = link, store
 
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
-        return await self._link.call("claim", lambda: self._store.claim(owner))
+        return await self._link.call(f"claim {owner.shard}", lambda: self._store.claim(owner))
 
     async def load(self, key: SessionKey) -> Loaded:
-        return await self._link.call("load", lambda: self._store.load(key))
+        return await self._link.call(f"load {key}", lambda: self._store.load(key))
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
-        return await self._link.call("put", lambda: self._store.put(owner, key, entry, envelope))
+        return await self._link.call(f"put {entry.message_id} {entry.number.stream}:{entry.number.sequence} running={entry.running}", lambda: self._store.put(owner, key, entry, envelope))
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
-        return await self._link.call("begin", lambda: self._store.begin(owner, key, entry))
+        return await self._link.call(f"begin {entry.message_id} {entry.number.stream}:{entry.number.sequence}", lambda: self._store.begin(owner, key, entry))
 
     async def journal(
         self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
         kept = dict(steps)
-        await self._link.call("journal", lambda: self._store.journal(owner, key, message_id, kept, starts=starts))
+        await self._link.call(f"journal {message_id} {kept}", lambda: self._store.journal(owner, key, message_id, kept, starts=starts))
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
-        await self._link.call("retry", lambda: self._store.retry(owner, key, entry, envelope))
+        await self._link.call(f"retry {entry.message_id} {entry.number.stream}:{entry.number.sequence}", lambda: self._store.retry(owner, key, entry, envelope))
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
-        return await self._link.call("commit", lambda: self._store.commit(owner, commit))
+        return await self._link.call(f"commit {commit.message_id} {commit.number.stream}:{commit.number.sequence}", lambda: self._store.commit(owner, commit))
 
     async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
         return await self._link.call("pass over", lambda: self._store.pass_over(owner, key, number, now))
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
-        return await self._link.call("record", lambda: self._store.record(key, message_id))
+        return await self._link.call(f"record {message_id}", lambda: self._store.record(key, message_id))
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
-        return await self._link.call("waiting", lambda: self._store.waiting(key, message_id))
+        return await self._link.call(f"waiting {message_id}", lambda: self._store.waiting(key, message_id))
 
     async def cancel(
         self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
     ) -> VerbAnswer.ValueType:
-        return await self._link.call("cancel", lambda: self._store.cancel(key, message_id, verb_id, cancelled, now))
+        return await self._link.call(f"cancel {message_id}", lambda: self._store.cancel(key, message_id, verb_id, cancelled, now))
 
     async def summary(self, key: SessionKey) -> SessionSummary | None:
         return await self._link.call("summary", lambda: self._store.summary(key))
@@ -260,7 +261,7 @@ class RemoteBroker:
             self.channels.append(channel)
             return channel
 
-        return await self._link.call("consume", open_channel)
+        return await self._link.call("consume", open_channel, late=False)
 
     async def dead_letter(self, letter: DeadLetter) -> None:
         await self._link.call("dead letter", lambda: self._server.broker.dead_letter(letter))

@@ -263,8 +263,15 @@ class Mailbox(RuleBasedStateMachine):
         assert len(self.unacked) <= PREFETCH
 
     @invariant()
-    def memory_is_bounded(self) -> None:
-        assert self.broker._boxes[QUEUE].mailbox.ready <= WINDOW + PREFETCH
+    def what_was_read_is_in_memory_once_and_in_order(self) -> None:
+        if QUEUE not in self.broker._boxes:
+            return
+        box = self.broker._boxes[QUEUE]
+        ready = [_number(stored) for stored in box.mailbox._ready]
+        assert len(ready) <= WINDOW + PREFETCH
+        assert [number(delivery) for delivery in self.unacked] + ready == [
+            n for n in self._rows(up_to=box._read) if n in self.live
+        ]
 
     def _deliver(self, delivery: Delivery) -> None:
         assert self.listening, "a delivery after cancel"
@@ -312,8 +319,10 @@ class Mailbox(RuleBasedStateMachine):
         self.database.answer_writes()
         self._run(declared)
 
-    def _rows(self) -> list[int]:
-        rows = self.connection.execute("SELECT id, body, published FROM message ORDER BY id").fetchall()
+    def _rows(self, up_to: int = 2**63 - 1) -> list[int]:
+        rows = self.connection.execute(
+            "SELECT id, body, published FROM message WHERE id <= ? ORDER BY id", (up_to,)
+        ).fetchall()
         return [_number(Stored(*row)) for row in rows]
 
     def _turn(self) -> None:

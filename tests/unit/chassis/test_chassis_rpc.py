@@ -120,10 +120,19 @@ async def test_any_other_exception_is_internal_and_tells_the_client_nothing(kind
 
 async def test_the_largest_message_passes_and_a_larger_one_is_refused() -> None:
     async with serving_echo() as (_, client):
-        payload = bytes(16 * rpc_options.MIB)
-        assert await client.unary(payload) == payload
+        message = bytes(16 * rpc_options.MIB + 1_000)
+        assert await client.unary(message) == message
         with pytest.raises(ResourceExhausted), translated():
             await client.unary(bytes(rpc_options.MESSAGE_LIMIT + 1))
+
+
+async def test_the_server_refuses_what_another_client_would_send() -> None:
+    async def swallows(_request: bytes, _context: Any) -> bytes:
+        return b""
+
+    async with serving_echo(unary=swallows) as (server, _), grpc.aio.insecure_channel(server.address) as channel:
+        with pytest.raises(ResourceExhausted), translated():
+            await Echo(channel).unary(bytes(rpc_options.MESSAGE_LIMIT + 1))
 
 
 async def test_many_violations_still_arrive() -> None:
@@ -135,22 +144,23 @@ async def test_many_violations_still_arrive() -> None:
     assert "more" in caught.value.violations[-1].description
 
 
-async def test_a_stream_that_its_client_leaves_ends_the_handler_at_once() -> None:
-    ended = asyncio.Event()
+async def test_a_stream_that_its_client_leaves_ends_the_handler_at_once_and_in_its_own_task() -> None:
+    ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def endless(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        own = asyncio.current_task()
         try:
             while True:
                 yield b"x"
         finally:
-            ended.set()
+            ended.set_result(asyncio.current_task() is own)
 
     async with serving_echo(answers=endless) as (_, client):
         call = client.answers(b"")
         assert await call.read() == b"x"
         call.cancel()
         async with asyncio.timeout(5):
-            await ended.wait()
+            assert await ended
 
 
 @pytest.mark.parametrize("kind", ["unary", "answers"])
@@ -370,6 +380,12 @@ async def test_a_busy_default_port_moves_on(monkeypatch: pytest.MonkeyPatch) -> 
         async with serving_echo(busy) as (second, client):
             assert port < int(second.address.rpartition(":")[2]) < port + 100
             assert await client.unary(b"ab") == b"ab"
+
+
+async def test_localhost_is_bound_whole() -> None:
+    async with serving_echo(EchoSettings(listen="localhost:0")) as (server, client):
+        assert server.address.startswith("127.0.0.1:")
+        assert await client.unary(b"ab") == b"ab"
 
 
 async def test_a_service_that_fails_to_register_leaves_nothing_behind() -> None:

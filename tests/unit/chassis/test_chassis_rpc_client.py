@@ -1,5 +1,4 @@
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -146,29 +145,35 @@ async def test_a_client_takes_changed_certificates_while_its_streams_go_on(
     before, after = authorities
     go_on = asyncio.Event()
 
+    async def shown(_request: bytes, context: Any) -> bytes:
+        """The certificate that the client showed."""
+        [certificate] = context.auth_context()["x509_pem_cert"]
+        return bytes(certificate)
+
     async def slow(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
         yield b"a"
         await go_on.wait()
         yield b"b"
 
     # Given a client with a stream on its first connection
-    installed = before.install(tmp_path / "client")
-    tls = ClientTls(installed.ca, installed.cert, installed.key)
-    async with contextlib.AsyncExitStack() as stack:
-        old = await stack.enter_async_context(
-            serving(tls_settings(before.install(tmp_path / "server"), mutual=True), echo(answers=slow))
-        )
-        client = Echo(await stack.enter_async_context(rpc_client.channel(old.address, tls)))
+    ours, theirs = before.install(tmp_path / "client"), before.install(tmp_path / "server")
+    tls = ClientTls(ours.ca, ours.cert, ours.key)
+    async with (
+        serving(tls_settings(theirs, mutual=True), echo(unary=shown, answers=slow)) as server,
+        rpc_client.channel(server.address, tls) as channel,
+    ):
+        client = Echo(channel)
         stream = client.answers(b"")
         assert await stream.read() == b"a"
+        assert await client.unary(b"") == before.cert.read_bytes()
         # When server and client get certificates of another authority
         after.install(tmp_path / "server")
         after.install(tmp_path / "client")
-        # Then new calls are answered, which needs the new ones, and the stream goes on
-        assert await client.unary(b"new") == b"new"
+        # Then new calls show the new one, and the stream goes on
+        assert await client.unary(b"") == after.cert.read_bytes()
+        assert await client.answers(b"").read() == b"a"
         go_on.set()
         assert await stream.read() == b"b"
-        assert await client.answers(b"").read() == b"a"
 
 
 async def test_files_that_do_not_fit_are_refused_when_the_channel_is_made(authorities: Authorities) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.certificates import Authority
+from support.certificates import Authority, openssl
 
 from troupe.chassis import tls
 from troupe.chassis.errors import InvalidArgument
@@ -43,10 +43,13 @@ def test_files_are_checked(authorities: Authorities, tmp_path: Path) -> None:
     ours, theirs = authorities
     garbage = tmp_path / "garbage.pem"
     garbage.write_text("not PEM")
+    encrypted = tmp_path / "encrypted.pem"
+    openssl(tmp_path, "ec", "-in", str(ours.key), "-aes128", "-passout", "pass:sesame", "-out", str(encrypted))
     for files, why in (
         (ClientTls(cert=tmp_path / "none.pem", key=ours.key), f"cannot read {tmp_path}/none.pem"),
         (ClientTls(cert=ours.cert, key=theirs.key), "KEY_VALUES_MISMATCH"),
         (ClientTls(cert=garbage, key=ours.key), str(garbage)),
+        (ClientTls(cert=ours.cert, key=encrypted), "the key unencrypted"),
         (ClientTls(ca=garbage), str(garbage)),
     ):
         with pytest.raises(InvalidArgument) as caught:

@@ -1,9 +1,12 @@
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from support.echo import Echo, echo
@@ -129,3 +132,36 @@ def test_configuring_without_a_collector_stops_recording(exporter: InMemorySpanE
     with tracing.tracer().start_as_current_span("unseen") as span:
         assert not span.is_recording()
     assert exporter.get_finished_spans() == ()
+
+
+async def test_spans_reach_a_collector() -> None:
+    received: list[str] = []
+
+    class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+        async def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+            received.extend(
+                span.name for each in request.resource_spans for scope in each.scope_spans for span in scope.spans
+            )
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+    def register(server: Any) -> list[str]:
+        add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+        add(Collector(), server)
+        return []
+
+    async with serving(ServiceSettings(), register) as collector:
+        tracing.configure("echo", f"http://{collector.address}")
+        with tracing.tracer().start_as_current_span("turn"):
+            pass
+        await asyncio.to_thread(tracing.shutdown)
+    assert received == ["turn"]
+
+
+def test_a_collector_that_is_gone_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "EXPORT_TIMEOUT", 0.5)
+    tracing.configure("echo", "http://127.0.0.1:1")
+    with tracing.tracer().start_as_current_span("turn"):
+        pass
+    begun = time.monotonic()
+    tracing.shutdown()
+    assert time.monotonic() - begun < 5

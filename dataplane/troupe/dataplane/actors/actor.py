@@ -56,7 +56,8 @@ class Actor:
         self._world, self._gaps, self._suspects = world, gaps, suspects
         self._memory = SessionMemory()
         self._stale = True
-        self._loading = False
+        # Whoever makes an actor activates it: a second load beside the first would end in the middle of a turn.
+        self._loading = True
         self._held = 0
         self._arrivals = Arrivals()
         self._ledgers: dict[Number, tuple[Ledger, float]] = {}
@@ -72,9 +73,20 @@ class Actor:
         return self.life is ActorState.IDLE and not busy
 
     @property
+    def backlog(self) -> int:
+        """Places in the inbox and before it that are taken."""
+        return len(self._memory.inbox) + len(self._arrivals)
+
+    @property
     def waiting(self) -> int:
         """Messages behind the one that runs."""
-        return len(self._memory.inbox) + len(self._arrivals)
+        live = sum(not entry.skip for entry in self._memory.inbox)
+        return live + len(self._arrivals) - (self.running is not None and self.running.waiting)
+
+    @property
+    def running(self) -> Turn | None:
+        """The turn, where it is one that a client would call so: not the settling of a number alone."""
+        return None if self.turn is None or self.turn.entry.skip else self.turn
 
     async def activate(self) -> None:
         """Take up what the store has, then handle messages; those that came meanwhile first. What cannot be loaded
@@ -115,21 +127,28 @@ class Actor:
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
-        """Inside, no turn is started; afterwards the session is read anew."""
+        """Inside, no turn is started."""
         self._held += 1
         try:
             yield
         finally:
             self._held -= 1
-            self._stale = True
             self.step()
 
     @contextlib.asynccontextmanager
-    async def all_placed(self) -> AsyncIterator[None]:
-        """Inside, all that was delivered before stands in the store, and nothing is added. Raises Fenced."""
+    async def rewritten(self) -> AsyncIterator[None]:
+        """Inside, all that was delivered before stands in the store, nothing is added, and the caller may change
+        what is there while the actor is `still`. Afterwards the session is read anew. Raises Fenced."""
         async with self._changing:
             await self._place(self._world.clock.monotonic())
+            self._stale = True
             yield
+        await self._load()
+
+    async def place_all(self) -> None:
+        """Return once all that was delivered stands in the store, or has started. Raises Fenced."""
+        async with self._changing:
+            await self._place(self._world.clock.monotonic())
 
     def drain(self) -> None:
         """Start nothing more."""
@@ -181,12 +200,17 @@ class Actor:
         entry, delivery = arrival.entry, arrival.delivery
         if self._memory.place(entry.number) is Place.SETTLED or self._memory.holds(entry.number):
             delivery.ack()
-        elif self.turn is not None and self.turn.number == entry.number:
-            self.turn.deliveries.append(delivery)
-        else:
+        elif not self._joins(arrival):
             self._refuse_other_payload(entry)
             return True
         return False
+
+    def _joins(self, arrival: Arrival) -> bool:
+        """It came again, or is a SKIP for the number that runs: it is acked with the turn."""
+        if self.turn is None or self.turn.number != arrival.entry.number:
+            return False
+        self.turn.deliveries.append(arrival.delivery)
+        return True
 
     def _reload(self) -> None:
         if not self._loading:
@@ -240,6 +264,7 @@ class Actor:
     def _begin(self, turn: Turn) -> None:
         self.turn = turn
         self.rested.clear()
+        self._arrivals.sift(lambda arrival: not self._joins(arrival))
         self._move(ActorEvent.BEGIN)
         self._world.spawn(self._run(turn))
 
@@ -381,11 +406,23 @@ class Actor:
         self.step()
 
     async def _place(self, until: float) -> None:
-        turn = self.turn
-        running = turn.message_id if turn is not None and not turn.waiting else ""
-        for placement in await self._arrivals.place(until, self._world, self.owner, self.key, running):
+        await self._write_down_copied()
+        for placement in await self._arrivals.place(until, self._world, self.owner, self.key):
             self._placed(placement)
             placement.arrival.delivery.ack()
+
+    async def _write_down_copied(self) -> None:
+        """What runs is written down before copies of it are: beside it they become SKIPs, and should its turn not end
+        it must not be lost with them."""
+        written: Turn | None = None
+        while (turn := self.turn) is not None and turn is not written and self._is_copied(turn):
+            await self._write_down(turn)
+            written = turn
+
+    def _is_copied(self, turn: Turn) -> bool:
+        """It runs unplaced, and a copy of it has arrived."""
+        copies = (arrival.entry for arrival in self._arrivals.all() if arrival.entry.message_id == turn.message_id)
+        return not turn.waiting and not turn.entry.skip and any(not copy.skip for copy in copies)
 
     def _placed(self, placement: Placement) -> None:
         entry = placement.entry
@@ -402,18 +439,17 @@ class Actor:
 
     async def _mark(self, turn: Turn) -> None:
         """The turn takes long: its message waits in the store from now on, and its delivery is acked."""
-        if turn is not self.turn or turn.waiting:
-            return
-        entry = replace(turn.entry, running=True, attempts=turn.attempts)
-        body = turn.envelope.SerializeToString()
         try:
             async with self._changing:
-                place = await self._world.persist(
-                    "inbox", lambda: self._world.store.put(self.owner, self.key, entry, body)
-                )
+                if turn is self.turn and not turn.waiting:
+                    await self._write_down(turn)
         except Fenced as fenced:
             self._world.fenced(self.owner, fenced.epoch)
-            return
+
+    async def _write_down(self, turn: Turn) -> None:
+        entry = replace(turn.entry, running=True, attempts=turn.attempts)
+        body = turn.envelope.SerializeToString()
+        place = await self._world.persist("inbox", lambda: self._world.store.put(self.owner, self.key, entry, body))
         if turn is self.turn and place in (Placed.NEW, Placed.PRESENT):
             turn.waiting = True
             self._memory.put_first(entry)

@@ -65,16 +65,14 @@ class Arrivals:
         """They are the broker's again."""
         self._fresh.clear()
 
-    async def place(self, until: float, world: World, owner: Owner, key: SessionKey, running: str) -> list["Placement"]:
-        """Write those that came before `until`, a Clock.monotonic(), to the inbox, in order. A copy of the message
-        that is `running` unplaced takes its place as a SKIP: that one comes again, should its turn not end. Raises
-        Fenced. One call at a time."""
+    async def place(self, until: float, world: World, owner: Owner, key: SessionKey) -> list["Placement"]:
+        """Write those that came before `until`, a Clock.monotonic(), to the inbox, in order. Raises Fenced. One call
+        at a time."""
         while self._fresh and self._fresh[0].at <= until:
             self._placing.append(self._fresh.popleft())
 
         async def put(arrival: Arrival) -> Placement:
-            entry = replace(arrival.entry, skip=True) if arrival.entry.message_id == running else arrival.entry
-            body = arrival.envelope.SerializeToString()
+            entry, body = arrival.entry, arrival.envelope.SerializeToString()
             placed = await world.persist("inbox", lambda: world.store.put(owner, key, entry, body))
             return Placement(arrival, replace(entry, skip=placed is Placed.SKIPPED), placed)
 

@@ -87,8 +87,7 @@ class GapWatch:
                 continue
             if not await self._probe(actor.key):
                 continue
-            async with actor.all_placed():
-                pass
+            await actor.place_all()
             return await actor.pass_over(missing)
         return False
 

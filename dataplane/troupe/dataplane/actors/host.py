@@ -356,6 +356,8 @@ class Host:
         task = self._tasks.create_task(self._guarded(work))
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+        # One that is cancelled before it began leaves its work unawaited.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
@@ -369,7 +371,7 @@ class Host:
 
 def check_busy(actor: Actor | None, limit: int) -> None:
     """Raise ResourceExhausted where the session has as many messages waiting as it may."""
-    if actor is not None and actor.waiting >= limit:
+    if actor is not None and actor.backlog >= limit:
         raise ResourceExhausted(
             "SESSION_FULL", f"{limit} messages wait for session {actor.key}; try later", retry_after=1.0
         )

@@ -1,6 +1,7 @@
 """How an attempt at a turn can end, and the running of one."""
 
 import asyncio
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,14 @@ async def attempt(
             case TroupeError() as cause:
                 return Failed(cause, behaviour)
             case cause:
-                log.warning("turn raised", agent=key.agent, session=key.session, attempt=turn.attempt, exc_info=cause)
+                log.warning(
+                    "turn raised",
+                    agent=key.agent,
+                    session=key.session,
+                    attempt=turn.attempt,
+                    error=_said(cause),
+                    where=_where(cause),
+                )
                 return Failed(TurnRaised("TURN_RAISED", f"{key.agent} raised {_said(cause)}"), behaviour)
 
 
@@ -212,6 +220,13 @@ def _late(turn: Turn, now: float) -> TroupeError | None:
     if now - first_sent > STALE_AFTER:
         return MessageExpired("STALE", "the message was sent more than 23 hours ago")
     return None
+
+
+def _where(error: BaseException) -> str:
+    """The innermost lines that it came through. Not the whole traceback: what it holds of values has no bound, and
+    formatting it would hold up the loop."""
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    return " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
 class _Journal:

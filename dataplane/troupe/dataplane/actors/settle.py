@@ -73,21 +73,26 @@ async def settle(
     """Make `outcome` durable and show it. Raises Fenced when another owns the session's shard."""
     settling = _Settling(world, owner, key, turn, loaded, events)
     try:
-        match outcome:
-            case Done():
-                return await settling.done(outcome)
-            case Failed():
-                return await settling.failed(outcome)
-            case Expired(error):
-                return await settling.give_up(turn_pb2.FATE_EXPIRED, error, None)
-            case Cancelled():
-                return await settling.cancelled()
-            case Skipped(record):
-                return await settling.skipped(record)
+        try:
+            return await _ended(settling, outcome)
+        except VersionConflict:
+            return await settling.conflict()
     except CancelRecorded:
         return await settling.cancelled()
-    except VersionConflict:
-        return await settling.conflict()
+
+
+async def _ended(settling: "_Settling", outcome: Outcome) -> Outlook:
+    match outcome:
+        case Done():
+            return await settling.done(outcome)
+        case Failed():
+            return await settling.failed(outcome)
+        case Expired(error):
+            return await settling.give_up(turn_pb2.FATE_EXPIRED, error, None)
+        case Cancelled():
+            return await settling.cancelled()
+        case Skipped(record):
+            return await settling.skipped(record)
 
 
 def refused(message_id: str) -> FailedEvent:

@@ -1,0 +1,82 @@
+"""What must be true when everything has come to its end."""
+
+from typing import TYPE_CHECKING
+
+from fault.simulation.client import REFUSED, told
+from fault.simulation.store import is_done, name
+from troupe.broker.envelope import digest
+from troupe.v1 import turn_pb2
+from troupe.v1.agent_pb2 import MessageStatus
+from troupe.v1.envelope_pb2 import Content
+
+if TYPE_CHECKING:
+    from fault.simulation.world import World
+
+MAX_KILLS = 4
+"""Workers that one message may kill: on the fast path once, then three counted starts."""
+
+
+def check(world: "World") -> None:
+    """Tell the history what is wrong."""
+    _nothing_left(world)
+    _all_settled(world)
+    _states(world)
+    _answers(world)
+    for (key, message_id), kills in world.history.kills.items():
+        if kills > MAX_KILLS:
+            world.history.violation("killed too many", f"{message_id} in {key} killed {kills} workers")
+
+
+def _nothing_left(world: "World") -> None:
+    for entry in world.store.left():
+        world.history.violation("left in inbox", entry)
+    if not world.server.empty:
+        world.history.violation("left in broker", str(len(world.server._bodies())))
+
+
+def _all_settled(world: "World") -> None:
+    letters = {(letter.session, letter.message_id) for letter in world.server.broker._letters}
+    for key, message_id in sorted(world.sent, key=str):
+        record = world.store.fates(key).get(message_id)
+        if record is None:
+            if (key, message_id) in world.history.confirmed:
+                world.history.violation("lost", f"{message_id} in {key}")
+            continue
+        world.history.counts[name(record)] += 1
+        if record.fate in (turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPIRED) and (key.path, message_id) not in letters:
+            world.history.violation("dead without a letter", f"{message_id} in {key}")
+        if (key, message_id) in world.history.cancelled and record.fate != turn_pb2.FATE_CANCELLED:
+            world.history.violation("not cancelled", f"{message_id} in {key} is {name(record)}")
+        if record.fate not in (
+            turn_pb2.FATE_DONE,
+            turn_pb2.FATE_DEAD,
+            turn_pb2.FATE_EXPIRED,
+            turn_pb2.FATE_CANCELLED,
+        ):
+            world.history.violation("odd fate", f"{message_id} in {key} is {name(record)}")
+
+
+def _states(world: "World") -> None:
+    """An actor's state names the messages that had an effect, in their order."""
+    for key in world.store.keys():
+        state = world.store._find(key).talk.state.decode().split()
+        expected = world.history.effects[key]
+        if state != expected:
+            world.history.violation("state", f"{key} is {state}, not {expected}")
+        done = {message_id for message_id, record in world.store.fates(key).items() if is_done(record)}
+        if done != {message_id for session, message_id in world.history.done if session == key}:
+            world.history.violation("records", f"{key}: {sorted(done)} are recorded as done")
+
+
+def _answers(world: "World") -> None:
+    """What a client was told is the message's end, if it is the client's message."""
+    for (key, message_id), payload, answer in world.history.answers:
+        record = world.store.fates(key).get(message_id)
+        if record is None:
+            world.history.violation("answer without a record", f"{message_id} in {key}: {answer}")
+            continue
+        mine = not payload or digest(Content(text=payload)) == record.digest
+        expected = told(MessageStatus.FromString(record.status)) if mine else REFUSED
+        world.history.counts["answers"] += 1
+        if answer != expected:
+            world.history.violation("answer", f"{message_id} in {key}, {payload!r}: {answer!r}, not {expected!r}")

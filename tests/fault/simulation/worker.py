@@ -1,0 +1,197 @@
+"""One simulated worker process: a real Host, Gateway and Sessions, behind links of its own."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from fault.simulation.history import History
+from fault.simulation.loop import Process
+from fault.simulation.network import Link, RemoteBroker, RemoteStore, Server, Weather
+from fault.simulation.script import Scripted, Scripts
+from fault.simulation.store import WatchedStore
+from troupe.broker.addressing import SessionKey, mailbox
+from troupe.broker.port import Delivery
+from troupe.chassis.errors import Unavailable
+from troupe.dataplane.actors.host import Host
+from troupe.dataplane.actors.hub import Hub
+from troupe.dataplane.gateway import Gateway
+from troupe.dataplane.sessions import Sessions
+from troupe.dataplane.state.port import Owner
+from troupe.v1.envelope_pb2 import Envelope
+
+T = TypeVar("T")
+EPOCH = 1_700_000_000.0
+SHARDS = 2
+LATE_AGENT = "late"
+"""An agent that only the second revision knows."""
+
+
+class LoopClock:
+    """The virtual loop's time."""
+
+    def now(self) -> float:
+        return EPOCH + self.monotonic()
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+
+class Worker:
+    """See the module's text. Dead once killed or stopped; another instance takes its place."""
+
+    def __init__(
+        self,
+        instance: str,
+        store: WatchedStore,
+        server: Server,
+        scripts: Scripts,
+        history: History,
+        dice: random.Random,
+        weather: Weather,
+        killed: Callable[["Worker"], None],
+    ) -> None:
+        """`killed` hears when one of its turns kills it."""
+        self._killed = killed
+        self.instance, self.dead, self.second_revision = instance, False, False
+        self._watched, self._scripts, self._history, self._dice = store, scripts, history, dice
+        self.process = Process(instance)
+        self.to_store = Link(f"{instance} store", dice, weather, history.log)
+        self.to_broker = Link(f"{instance} broker", dice, weather, history.log)
+        self._store = RemoteStore(self.to_store, store)
+        self._broker = RemoteBroker(self.to_broker, server, self._arrive)
+        self.hub = Hub()
+        self._mine: Sequence[Owner] = ()
+        self._placing = asyncio.Lock()
+        self.up, self._stop = asyncio.Event(), asyncio.Event()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._main = self._spawn(self._serve())
+
+    async def call(self, work: Callable[[], Awaitable[T]], timeout: float) -> T:
+        """A client's call: ends with Unavailable where the worker dies, TimeoutError where it takes too long."""
+        if self.dead:
+            raise Unavailable("NO_WORKER", f"{self.instance} is gone")
+
+        async def serve() -> T:
+            return await work()
+
+        call = self._spawn(serve())
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+        await asyncio.wait([call], timeout=timeout)
+        if not call.done():
+            call.cancel()
+            raise TimeoutError
+        if self.to_store.dead or call.cancelled():
+            raise Unavailable("NO_WORKER", f"{self.instance} is gone")
+        return call.result()
+
+    def place(self, mine: Sequence[Owner]) -> None:
+        """The control plane says which shards are its own."""
+        self._mine = mine
+        if not self.dead:
+            self._spawn(self._hold())
+
+    def learn(self) -> None:
+        """The second revision comes."""
+        self.second_revision = True
+        if self.up.is_set():
+            self.process.context.copy().run(self.host.revision_changed)
+
+    async def kill(self) -> None:
+        """At once: nothing more goes out; the server finds its channels broken."""
+        self.dead = self.to_store.dead = self.to_broker.dead = True
+        self._history.log(f"{self.instance} KILLED")
+        self._history.counts["kills"] += 1
+        self._cancel_calls()
+        self.process.cancel()
+        for channel in self._broker.channels:
+            await channel.close()
+
+    async def stop(self) -> None:
+        """Gracefully."""
+        self.dead = True
+        self._history.log(f"{self.instance} stops")
+        self._cancel_calls()
+        await asyncio.sleep(0)
+        self._stop.set()
+        await asyncio.wait([self._main])
+        if self._main.cancelled() or self._main.exception():
+            self._history.violation("did not stop", f"{self.instance}: {self._main}")
+
+    async def break_channel(self, shard: int) -> None:
+        """The broker takes the shard's consumer to be gone; the worker does not know."""
+        self._history.log(f"{self.instance} loses its channel of shard {shard}")
+        for channel in self._broker.channels:
+            if channel.queue == mailbox(shard):
+                await channel.close()
+
+    def heal(self) -> None:
+        self.to_store.heal()
+        self.to_broker.heal()
+
+    def _cancel_calls(self) -> None:
+        """Before the gateway goes: servers end their calls first."""
+        for call in sorted(self._calls, key=hash):
+            call.cancel()
+
+    def _ended(self, call: asyncio.Task[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()
+
+    def _spawn(self, work: Awaitable[T]) -> asyncio.Task[T]:
+        async def run() -> T:
+            return await work
+
+        return asyncio.get_running_loop().create_task(run(), context=self.process.context.copy())
+
+    def _arrive(self, handler: Callable[[Delivery], None], delivery: Delivery) -> None:
+        if not self.dead or not self.to_broker.dead:
+            self._history.log(f"{self.instance} is delivered {Envelope.FromString(delivery.body).number} {delivery.redeliveries}".replace("\n", " ")) if self._history.traced else None
+            self.process.context.copy().run(handler, delivery)
+
+    async def _serve(self) -> None:
+        clock = LoopClock()
+        behaviour = Scripted(self._scripts, self._history, self._owner, self._die)
+
+        async def ready() -> None:
+            return
+
+        async with (
+            Host.hosting(
+                self._store,
+                self._broker,
+                self.hub,
+                clock,
+                worker_id=self.instance,
+                behaviour=lambda key: behaviour if self.second_revision or key.agent != LATE_AGENT else None,
+                idle_after=20.0,
+                max_hot_sessions=3,
+                drain_timeout=20.0,
+                dice=self._dice.random,
+            ) as self.host,
+            Gateway.opened(
+                self._broker, self._store, self.hub, self.host, clock, generation=lambda: 1, ready=ready, max_session_inbox=1000
+            ) as self.gateway,
+        ):
+            self.sessions = Sessions(self._store, self.host, self.gateway, clock, self.instance, lambda: SHARDS)
+            self.up.set()
+            await self._stop.wait()
+
+    async def _hold(self) -> None:
+        await self.up.wait()
+        async with self._placing:
+            await self.host.hold(self._mine)
+            self.host.revision_changed()
+
+    def _owner(self, key: SessionKey) -> Owner | None:
+        actor = self.host.actor(key)
+        return actor.owner if actor is not None and self._watched.is_owner(actor.owner) else None
+
+    async def _die(self) -> None:
+        self._killed(self)
+        await asyncio.Event().wait()

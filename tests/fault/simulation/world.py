@@ -1,0 +1,222 @@
+"""One seed's world: workers, shards, clients, and the faults that befall them."""
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fault.simulation.checker import check
+from fault.simulation.client import Clients
+from fault.simulation.history import History
+from fault.simulation.network import Server, Weather
+from fault.simulation.script import Scripts
+from fault.simulation.store import WatchedStore
+from fault.simulation.worker import LATE_AGENT, SHARDS, LoopClock, Worker
+from troupe.broker.addressing import SessionKey
+from troupe.broker.memory import MemoryBroker
+from troupe.dataplane.state.port import Owner
+
+DRAIN = 600.0
+"""Seconds after the last fault within which everything must have come to its end."""
+TIDY = 60.0
+"""Seconds within which idle sessions leave memory."""
+
+
+class World:
+    """See the module's text. Must be made inside the loop that it runs in."""
+
+    def __init__(self, seed: int, history: History) -> None:
+        self.dice, self.history, self.scripts = random.Random(seed), history, Scripts(seed)
+        self.faulty = True
+        self.server = Server(MemoryBroker(clock=LoopClock()), self.dice)
+        self.store = WatchedStore(history, self.server)
+        self.weather = self._weather()
+        self.workers: list[Worker] = []
+        self.gone: list[Worker] = []
+        self._instances = 0
+        self._owners: dict[int, tuple[Worker, int]] = {}
+        self._clients = Clients(self._reachable, history, self.dice, lambda: self.faulty)
+        self.sent: set[tuple[SessionKey, str]] = set()
+
+    async def run(self) -> None:
+        """The whole run, checks included."""
+        await self.server.broker.declare(SHARDS)
+        async with asyncio.TaskGroup() as self._tasks:
+            self.workers = [self._start() for _ in range(self.dice.choice((2, 2, 3)))]
+            for worker in self.workers:
+                await worker.up.wait()
+            for shard in range(SHARDS):
+                self._give(shard, self.dice.choice(self.workers))
+            self._tell()
+            await self._through_faults()
+            await self._recover()
+            await self._drain()
+            await self._end()
+        check(self)
+
+    async def _through_faults(self) -> None:
+        dice, length = self.dice, self.dice.choice((15.0, 45.0))
+        sessions = [
+            SessionKey("default", "default", agent, f"s{number}")
+            for number, agent in enumerate(dice.choice((("clerk",), ("clerk", "clerk", LATE_AGENT), ("clerk",) * 5)))
+        ]
+        ids = [f"m{number}" for number in range(dice.choice((4, 10, 25)))]
+        for message_id in ids:
+            key, at = dice.choice(sessions), dice.uniform(0.0, length * dice.choice((0.1, 1.0)))
+            expires = dice.uniform(0.5, 5.0) if dice.random() < 0.1 else None
+            for copy in range(dice.choice((1, 1, 1, 2))):
+                payload = "other" if copy and dice.random() < 0.5 else "payload"
+                self._at(at + copy * dice.uniform(0.0, 3.0), self._clients.send, key, message_id, payload, expires)
+            self.sent.add((key, message_id))
+            if dice.random() < 0.15:
+                self._at(at + dice.choice((-0.5, 0.01, 0.1, 1.0, 10.0)), self._clients.cancel, key, message_id)
+            if dice.random() < 0.1:
+                self._at(at + dice.uniform(0.0, 10.0), self._clients.ask, key, message_id)
+        if dice.random() < 0.15:
+            for _ in range(dice.choice((1, 3))):
+                self._at(dice.uniform(0.0, length), self._clients.delete, dice.choice(sessions))
+        faults = [self._kill, self._move, self._move_silently, self._cut_store, self._cut_broker, self._restart]
+        kinds = dice.sample(faults, dice.randint(0, 3))
+        if kinds:
+            for _ in range(dice.choice((1, 3, 8))):
+                self._at(dice.uniform(0.2, length), dice.choice(kinds))
+        self._at(dice.uniform(5.0, 60.0), self._second_revision)
+        await asyncio.sleep(length)
+
+    async def _recover(self) -> None:
+        """From here on everything works: the control plane sees to owners, and clients that sent end."""
+        self.history.log("FAULTS END")
+        self.faulty, self.scripts.calm = False, True
+        for worker in [*self.workers, *self.gone]:
+            worker.heal()
+        self._tell()
+        await asyncio.sleep(5.0)
+        self._reown()
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DRAIN
+        while loop.time() < until and not (self.server.empty and not self.store.left() and self._quiet()):
+            await asyncio.sleep(5.0)
+        self.history.counts["slowest drain"] = max(0, round(loop.time() - until + DRAIN))
+        await asyncio.sleep(TIDY)
+
+    def _quiet(self) -> bool:
+        return not any(worker.host.running for worker in self.workers) and not self._tasks._tasks
+
+    async def _end(self) -> None:
+        for worker in self.workers:
+            if worker.host.hot or worker.hub._logs:
+                self.history.violation(
+                    "left in memory", f"{worker.instance}: {list(worker.host._hot)} {list(worker.hub._logs)}"
+                )
+        for worker in self.workers:
+            await worker.stop()
+        await asyncio.sleep(1.0)
+        for worker in [*self.workers, *self.gone]:
+            for task in list(worker.process.tasks.values()):
+                self.history.violation("task left", f"{worker.instance}: {task}")
+                task.cancel()
+        for task in list(self._tasks._tasks):
+            self.history.violation("client left", str(task))
+            task.cancel()
+
+    # The control plane.
+
+    def _start(self) -> Worker:
+        self._instances += 1
+        return Worker(
+            f"w{self._instances}", self.store, self.server, self.scripts, self.history, self.dice, self.weather, self._killed
+        )
+
+    def _give(self, shard: int, worker: Worker) -> None:
+        epoch = self._owners[shard][1] + 1 if shard in self._owners else 1
+        self._owners[shard] = (worker, epoch)
+        self.history.log(f"shard {shard} goes to {worker.instance} under epoch {epoch}")
+
+    def _tell(self, *told: Worker) -> None:
+        for worker in told or self.workers:
+            worker.place(
+                [Owner(shard, epoch, owner.instance) for shard, (owner, epoch) in self._owners.items() if owner is worker]
+            )
+
+    def _reown(self) -> None:
+        for shard, (owner, _) in self._owners.items():
+            if owner not in self.workers:
+                self._give(shard, self.dice.choice(self.workers))
+        self._tell()
+
+    def _reachable(self) -> list[Worker]:
+        return [worker for worker in self.workers if not worker.dead and worker.up.is_set()]
+
+    # Faults.
+
+    def _killed(self, worker: Worker) -> None:
+        self._tasks.create_task(self._replace(worker, worker.kill), context=contextvars.Context())
+
+    async def _replace(self, worker: Worker, end: Callable[[], Awaitable[None]]) -> None:
+        """End a worker; another instance comes, and the control plane finds owners for the shards."""
+        if worker.dead:
+            return
+        fresh = self._start()
+        self.workers[self.workers.index(worker)] = fresh
+        self.gone.append(worker)
+        if not self.faulty:
+            fresh.heal()
+        fresh.second_revision = worker.second_revision
+        await end()
+        await asyncio.sleep(self.dice.choice((0.01, 1.0, 5.0)))
+        self._reown()
+
+    async def _kill(self) -> None:
+        worker = self.dice.choice(self.workers)
+        await self._replace(worker, worker.kill)
+
+    async def _restart(self) -> None:
+        worker = self.dice.choice(self.workers)
+        await self._replace(worker, worker.stop)
+
+    async def _move(self) -> None:
+        """Abruptly; the one before learns of it at once."""
+        shard = self.dice.randrange(SHARDS)
+        self._give(shard, self.dice.choice(self.workers))
+        self._tell()
+
+    async def _move_silently(self) -> None:
+        """The one before goes on, for a while or until the fence stops it."""
+        shard = self.dice.randrange(SHARDS)
+        before = self._owners[shard][0]
+        others = [worker for worker in self.workers if worker is not before]
+        after = self.dice.choice(others)
+        self._give(shard, after)
+        if self.dice.random() < 0.5:
+            await before.break_channel(shard)
+        self._tell(after)
+        await asyncio.sleep(self.dice.choice((0.5, 5.0, 60.0)))
+        self._tell()
+
+    async def _cut_store(self) -> None:
+        self.dice.choice(self.workers).to_store.cut(self.dice.choice((0.5, 5.0, 20.0)))
+
+    async def _cut_broker(self) -> None:
+        self.dice.choice(self.workers).to_broker.cut(self.dice.choice((0.5, 5.0, 20.0)))
+
+    async def _second_revision(self) -> None:
+        for worker in self.workers:
+            worker.learn()
+
+    def _weather(self) -> Weather:
+        dice = self.dice
+        rates = [dice.choice((0.0, 0.0, 0.01, 0.05)) for _ in range(3)]
+        return Weather(*rates, slow=dice.choice((0.0, 0.05, 0.3)), slowest=dice.choice((0.05, 0.5)))
+
+    def _at(self, seconds: float, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        async def later() -> None:
+            await asyncio.sleep(max(0.0, seconds))
+            try:
+                await work(*arguments)
+            except Exception as error:
+                self.history.violation("crash", f"{work.__name__}{arguments}: {error!r}")
+
+        self._tasks.create_task(later())

@@ -1,0 +1,155 @@
+"""Events of turns, and those who listen."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from support.fake_clock import FakeClock
+from support.hosting import key, until
+
+from troupe.broker.order import Number
+from troupe.chassis.errors import Internal, ResourceExhausted
+from troupe.dataplane.actors.attempt import COALESCE, SHOWN_RESULT, AttemptEvents
+from troupe.dataplane.actors.hub import FEED_LIMIT, Hub, MessageLog
+from troupe.v1.agent_pb2 import EventPosition
+from troupe.v1.envelope_pb2 import Content
+from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished
+
+
+def events_of(log: MessageLog, attempt: int = 0, clock: FakeClock | None = None) -> AttemptEvents:
+    return AttemptEvents(log, key().ref(), "m", 1, attempt, clock or FakeClock())
+
+
+async def all_of(events: AsyncIterator[Event]) -> list[Event]:
+    async with asyncio.timeout(5):
+        return [event async for event in events]
+
+
+def shown(events: list[Event]) -> list[str]:
+    return [
+        event.token_delta.text if event.HasField("token_delta") else str(event.WhichOneof("kind")) for event in events
+    ]
+
+
+async def test_followers_read_at_their_own_pace_and_neighbouring_text_is_joined() -> None:
+    hub, clock = Hub(), FakeClock()
+    with hub.log(key(), "m") as log:
+        events = events_of(log, clock=clock)
+        events.started("w", "r")
+        quick = asyncio.create_task(all_of(log.follow()))
+        for word in ("one ", "two ", "three"):
+            events.text(word)
+            clock.advance(1)
+            await asyncio.sleep(0.001)
+        events.completed(Completed(result=Content(text="one two three")))
+        late = await all_of(log.follow())
+
+        assert shown(await quick) == ["started", "one ", "two ", "three", "completed"]
+        assert shown(late) == ["started", "one two three", "completed"]
+        assert [event.sequence for event in late] == [1, 4, 5]
+
+
+async def test_text_comes_at_once_and_then_every_forty_milliseconds() -> None:
+    hub, clock = Hub(), FakeClock()
+    with hub.log(key(), "m") as log:
+        events = events_of(log, clock=clock)
+        follower = asyncio.create_task(all_of(log.follow()))
+        events.text("first")
+        began = asyncio.get_running_loop().time()
+        for word in (" a", " b", " c"):
+            events.text(word)
+        assert len(log._events) == 1
+        await until(lambda: len(log._events) == 2)
+        assert asyncio.get_running_loop().time() - began >= COALESCE * 0.9
+        events.completed(Completed())
+        assert shown(await follower) == ["first", " a b c", "completed"]
+
+
+async def test_a_follower_that_reconnects_gets_what_it_lacks() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log:
+        events = events_of(log)
+        events.started("w", "r")
+        events.tool_finished(ToolCallFinished(call_id="c"))
+        events.completed(Completed())
+        missing = await all_of(log.follow(EventPosition(epoch=1, attempt=0, sequence=1)))
+        assert [event.sequence for event in missing] == [2, 3]
+        nothing = await all_of(log.follow(EventPosition(epoch=1, attempt=0, sequence=3)))
+        assert shown(nothing) == ["completed"], "the last event ends the stream, whatever was seen"
+
+
+async def test_what_a_sealed_attempt_showed_is_not_shown_to_newcomers() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log:
+        before = asyncio.create_task(all_of(log.follow()))
+        first = events_of(log)
+        first.text("wrong")
+        await asyncio.sleep(0)
+        first.text("never shown")
+        first.sealed(Internal("X", "x"), None)
+        second = events_of(log, attempt=1)
+        second.text("right")
+        second.completed(Completed())
+        assert shown(await all_of(log.follow())) == ["sealed", "right", "completed"]
+        assert shown(await before) == ["wrong", "sealed", "right", "completed"]
+
+
+async def test_an_answer_for_one_copy_reaches_its_sender_alone() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log, hub.feed(key()) as feed:
+        events_of(log).failed(Failed(), only=Number("b", 1))
+        events_of(log).completed(Completed())
+        assert shown(await all_of(log.follow(None, Number("b", 1)))) == ["failed"]
+        assert shown(await all_of(log.follow(None, Number("a", 1)))) == ["completed"]
+        assert shown(await all_of(log.follow(None, None))) == ["completed"]
+        async for event in feed.follow():
+            assert event.HasField("completed")
+            break
+
+
+async def test_a_log_lives_as_long_as_anybody_uses_it() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as one:
+        with hub.log(key(), "m") as two:
+            assert one is two
+        assert hub.listening(key(), "m")
+    assert not hub.listening(key(), "m")
+    with hub.feed(key()):
+        assert hub.listening(key(), "m")
+    assert not hub.listening(key(), "m")
+
+
+async def test_a_slow_follower_of_a_session_is_cut_and_nobody_else() -> None:
+    hub = Hub()
+    with hub.feed(key()) as slow, hub.log(key(), "m") as log:
+        events = events_of(log)
+        for _ in range(FEED_LIMIT + 10):
+            events.started("w", "r")
+        got = 0
+        with pytest.raises(ResourceExhausted) as cut:
+            async for _ in slow.follow():
+                got += 1
+        assert got == FEED_LIMIT
+        assert cut.value.reason == "TOO_SLOW"
+        events.completed(Completed())
+        assert len(await all_of(log.follow())) == FEED_LIMIT + 11
+
+
+async def test_a_long_result_is_cut_in_the_event_between_two_characters() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log:
+        events = events_of(log)
+        events.tool_finished(ToolCallFinished(result="é" * SHOWN_RESULT))
+        (event, _) = log._events[0]
+        assert event.tool_call_finished.result == "é" * (SHOWN_RESULT // 2) + "…"
+
+
+async def test_nothing_is_shown_after_the_end_of_an_attempt() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log:
+        events = events_of(log)
+        events.text("a")
+        events.text("b")
+        events.close()
+        await asyncio.sleep(COALESCE * 1.5)
+        assert shown([event for event, _ in log._events]) == ["a"]
