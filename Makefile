@@ -31,19 +31,21 @@ $(STAMP): $(UV) $(WORKSPACE)
 demo: setup ## one fleet, one question, one answer, one ledger: nothing else needed
 	@$(BIN)/python -m troupe.cli.demo
 
-check: setup ## ruff, mypy, import-linter, buf, generated code
+check: setup ## ruff, mypy, import-linter, buf, generated code and pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 test: setup ## all tests
 	$(BIN)/pytest
 
-generate: setup ## Python code from protos/
+generate: setup ## Python code from protos/, reference pages from the code
 	$(BIN)/python protos/generate.py
+	$(BIN)/python docs/generate.py
 
 clean: ## remove what the tasks made
 	rm -rf $(VENV) .troupe .mypy_cache .ruff_cache .pytest_cache .hypothesis

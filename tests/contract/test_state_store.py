@@ -392,6 +392,15 @@ async def test_the_journal_stays_with_a_dead_letter_until_that_is_settled(
     assert await journal_of(store, "m1") == {}
 
 
+async def test_what_does_not_replace_a_dead_letter_leaves_its_journal(store: StateStore) -> None:
+    await store.journal(OWNER, KEY, "m1", {"a": b"1"}, starts=False)
+    await store.commit(OWNER, commit(entry(1), record(DEAD)))
+
+    await store.commit(OWNER, commit(entry(2, "m1"), record(SKIPPED)))
+
+    assert await journal_of(store, "m1") == {"a": b"1"}
+
+
 async def journal_of(store: StateStore, message_id: str) -> dict[str, bytes]:
     """What a copy of the message would begin with."""
     probe = entry(1, message_id, stream="probe")

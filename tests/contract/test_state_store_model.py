@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -301,4 +302,4 @@ async def _awaited(script: Awaitable[Any]) -> Any:
 StoresSideBySide.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestStoresSideBySide = StoresSideBySide.TestCase
+TestStoresSideBySide = pytest.mark.timeout(300)(StoresSideBySide.TestCase)

@@ -86,6 +86,7 @@ async def test_a_session_is_loaded_whole(store: StateStore) -> None:
         ],
         recent=["m1", "m2", "m4"],
         cancelled=["m9"],
+        journaled={"m3"},
     )
 
 

@@ -40,7 +40,7 @@ async def test_a_store_that_is_away_for_a_while_is_waited_for(backends: Backends
         ids.append(await worker.send("end", message_id=ids[-1]))
         for message_id in ids:
             async with asyncio.timeout(10):
-                while (status := await worker.real_store.record(key(), message_id)) is None:
+                while (status := await worker.real_store.record(key(), message_id)) is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert status.fate == turn_pb2.FATE_DONE
         assert await worker.state() == "slow;flaky;steps;end;"

@@ -8,7 +8,7 @@ from support.hosting import Backends, Scripted, Worker, key, until
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Unavailable
 from troupe.chassis.wire import duration
-from troupe.dataplane.actors import actor as actor_module
+from troupe.dataplane.actors import runner
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.v1 import turn_pb2
 
@@ -153,7 +153,7 @@ async def test_a_retry_outlives_its_worker(backends: Backends) -> None:
 class TestLongTurns:
     @pytest.fixture(autouse=True)
     def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(actor_module, "LONG_TURN", 0.05)
+        monkeypatch.setattr(runner, "LONG_TURN", 0.05)
 
     async def test_its_delivery_is_acked_and_it_ends_once(self, backends: Backends) -> None:
         script = Scripted()

@@ -69,7 +69,7 @@ class Scripted:
     all texts so far, each followed by `;`."""
 
     does: dict[str, Does] = field(default_factory=dict)
-    retry: RetryPolicy = RetryPolicy(3, 0.01, 0.04)
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(3, 0.01, 0.04))
     deadline: float = 30.0
     revision_id: str = "revision-1"
     generation: int = 1

@@ -1,4 +1,4 @@
-"""`troupe up` as a real process, to be killed and started again on the same data directory."""
+"""A whole fleet for tests: as a real process, to be killed and started again on the same data, or in this one."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,22 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from troupe.chassis.ids import uuid7
+from troupe.chassis.rpc_client import channel
+from troupe.controlplane import process as controlplane
+from troupe.controlplane.settings import ControlPlaneSettings
+from troupe.dataplane import process as dataplane
+from troupe.dataplane.settings import DataPlaneSettings
+from troupe.llm_sim import process as llm_sim
+from troupe.llm_sim.settings import LlmSimSettings
+from troupe.resources.manifest import parse_all
+from troupe.v1.control_plane_pb2 import SyncRequest, WatchStatusRequest
+from troupe.v1.control_plane_pb2_grpc import ControlPlaneServiceStub
+from troupe.v1.resource_pb2 import Resource
+from troupe.v1.status_pb2 import APPLY_PHASE_APPLIED
+
 START_TIMEOUT = 20.0
+FIRST_FLEET = Path(__file__).parents[2] / "examples" / "first-fleet"
 
 
 @dataclass
@@ -84,3 +99,34 @@ async def up(
     finally:
         if fleet.process is not None and fleet.process.returncode is None:
             await fleet.kill()
+
+
+@contextlib.asynccontextmanager
+async def in_process(directory: Path, manifests: Path) -> AsyncIterator[str]:
+    """A fleet in this process, with `manifests` applied; the worker's address."""
+    declared = _declared(manifests)
+    plain = {"data": directory, "metrics_listen": "", "listen": "127.0.0.1:0"}
+    async with (
+        controlplane.running(ControlPlaneSettings.load(plain)) as control_plane,
+        llm_sim.running(
+            LlmSimSettings.load({"listen": "127.0.0.1:0", "ttft": "constant:0.01", "per_token": "constant:0.001"})
+        ) as simulator,
+        dataplane.running(
+            DataPlaneSettings.load(
+                {**plain, "server": control_plane.address, "llm": simulator.url, "model": "sim", "drain_timeout": 0.1}
+            )
+        ) as worker,
+        channel(control_plane.address) as connection,
+    ):
+        stub = ControlPlaneServiceStub(connection)
+        await stub.Sync(SyncRequest(revision_id=uuid7(), resources=declared))
+        async with asyncio.timeout(START_TIMEOUT):
+            async for status in stub.WatchStatus(WatchStatusRequest()):
+                if status.worker.report.last_attempt.phase == APPLY_PHASE_APPLIED:
+                    break
+        yield worker.address
+
+
+def _declared(manifests: Path) -> list[Resource]:
+    files = ((path.name, path.read_text()) for path in sorted(manifests.glob("*.yaml")))
+    return [declared.resource for declared in parse_all(files)]

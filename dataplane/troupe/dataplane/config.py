@@ -12,9 +12,10 @@ from enum import Enum, auto
 from pathlib import Path
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from troupe.chassis.clock import Clock
-from troupe.chassis.errors import Aborted, FailedPrecondition, Internal, TroupeError, Unavailable
+from troupe.chassis.errors import Aborted, DataLoss, FailedPrecondition, Internal, TroupeError, Unavailable
 from troupe.dataplane.revision import Revision
 from troupe.v1 import status_pb2
 from troupe.v1.resource_pb2 import ConfigSpec
@@ -71,6 +72,7 @@ class Applier:
         self._clock, self._tasks, self._checks, self._window = clock, tasks, checks, window
         self._one_at_a_time = asyncio.Lock()
         self._trial: asyncio.Task[None] | None = None
+        self._good: Revision | None = None
 
     async def boot(self) -> None:
         """Run the last known good revision, if there is one. What cannot be prepared any more is left to the next
@@ -78,7 +80,7 @@ class Applier:
         good, pending = await asyncio.to_thread(self._files.read)
         if good is not None:
             try:
-                self.running = await asyncio.to_thread(self._prepare, good)
+                self.running = self._good = await self._prepared(good)
                 self._record(good, status_pb2.APPLY_PHASE_APPLIED)
             except TroupeError as error:
                 log.error("last known good revision cannot run", revision=good.revision_id, error=str(error))
@@ -130,10 +132,10 @@ class Applier:
         return self.last_attempt is not None and self.last_attempt.error.retryable
 
     async def _take(self, config: ConfigSpec) -> RevisionAttempt:
-        if self._trial is not None:
-            self._trial.cancel()
         try:
-            revision = await asyncio.to_thread(self._prepare, config)
+            revision = await self._prepared(config)
+            if self._trial is not None:
+                self._trial.cancel()
             await asyncio.to_thread(self._files.write_pending, config)
         except TroupeError as error:
             log.warning("revision refused", revision=config.revision_id, reason=error.reason, error=str(error))
@@ -141,35 +143,63 @@ class Applier:
         except OSError as error:
             unwritable = Unavailable("CANNOT_PERSIST", f"cannot write the revision to disk ({error})")
             return self._record(config, status_pb2.APPLY_PHASE_ROLLED_BACK, unwritable)
-        before, self.running = self.running, revision
-        await self._changed()
-        if before is None:
-            await self._conclude(config, before, self._healthy())
-        else:
-            self._record(config, status_pb2.APPLY_PHASE_PENDING)
-            self._trial = self._tasks.create_task(self._watch(config, before))
-        assert self.last_attempt is not None
-        return self.last_attempt
+        self.running = revision
+        try:
+            await self._changed()
+        except TroupeError as error:
+            return await self._conclude(config, revision, error)
+        if self._good is None:
+            return await self._conclude(config, revision, self._healthy())
+        self._trial = self._tasks.create_task(self._watch(config, revision))
+        return self._record(config, status_pb2.APPLY_PHASE_PENDING)
 
-    async def _watch(self, config: ConfigSpec, before: Revision) -> None:
+    async def _prepared(self, config: ConfigSpec) -> Revision:
+        """Raises TroupeErrors only: whatever a revision breaks, it breaks itself alone."""
+        try:
+            return await asyncio.to_thread(self._prepare, config)
+        except TroupeError:
+            raise
+        except Exception as error:
+            log.exception("revision cannot be prepared: a defect of the runtime", revision=config.revision_id)
+            raise Internal("PREPARE_FAILED", f"the revision cannot be prepared ({type(error).__name__})") from error
+
+    async def _watch(self, config: ConfigSpec, revision: Revision) -> None:
         wrong = None
         for _ in range(self._checks):
             await self._clock.sleep(self._window / self._checks)
             if (wrong := self._healthy()) is not None:
                 break
-        await self._conclude(config, before, wrong)
+        async with self._one_at_a_time:
+            await self._conclude(config, revision, wrong)
 
-    async def _conclude(self, config: ConfigSpec, before: Revision | None, wrong: TroupeError | None) -> None:
+    async def _conclude(self, config: ConfigSpec, revision: Revision, wrong: TroupeError | None) -> RevisionAttempt:
         if wrong is None:
-            await asyncio.to_thread(self._files.promote)
-            self._record(config, status_pb2.APPLY_PHASE_APPLIED)
+            try:
+                await asyncio.to_thread(self._files.promote)
+            except OSError as error:
+                wrong = Unavailable("CANNOT_PERSIST", f"cannot keep the revision on disk ({error})")
+        if wrong is None:
+            self._good = revision
             log.info("revision applied", revision=config.revision_id, generation=config.generation)
-            return
-        self.running = before
-        await self._changed()
-        await asyncio.to_thread(self._files.clear_pending)
-        self._record(config, status_pb2.APPLY_PHASE_ROLLED_BACK, wrong)
+            return self._found(config, status_pb2.APPLY_PHASE_APPLIED)
+        self.running = self._good
         log.warning("revision rolled back", revision=config.revision_id, reason=wrong.reason, error=str(wrong))
+        attempt = self._found(config, status_pb2.APPLY_PHASE_ROLLED_BACK, wrong)
+        try:
+            await asyncio.to_thread(self._files.clear_pending)
+            await self._changed()
+        except (OSError, TroupeError) as error:
+            log.error("cannot go back in full to the revision before", error=str(error))
+        return attempt
+
+    def _found(
+        self, config: ConfigSpec, phase: ApplyPhase.ValueType, error: TroupeError | None = None
+    ) -> RevisionAttempt:
+        """How a trial ended. A newer revision that was refused meanwhile stays the last attempt."""
+        attempt = _attempt(config, phase, error)
+        if judge(self.last_attempt, config) is not Verdict.STALE:
+            self.last_attempt = attempt
+        return attempt
 
     def _record(
         self, config: ConfigSpec, phase: ApplyPhase.ValueType, error: TroupeError | None = None
@@ -199,10 +229,8 @@ class RevisionFiles:
         self._good, self._pending = directory / "revision.good", directory / "revision.pending"
 
     def read(self) -> tuple[ConfigSpec | None, ConfigSpec | None]:
-        """(good, pending), each None where there is none."""
-        return tuple(  # type: ignore[return-value]
-            ConfigSpec.FromString(path.read_bytes()) if path.exists() else None for path in (self._good, self._pending)
-        )
+        """(good, pending), each None where there is none. Raises DataLoss for a file that is no revision."""
+        return _read(self._good), _read(self._pending)
 
     def write_pending(self, config: ConfigSpec) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -229,3 +257,10 @@ class RevisionFiles:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _read(path: Path) -> ConfigSpec | None:
+    try:
+        return ConfigSpec.FromString(path.read_bytes()) if path.exists() else None
+    except DecodeError as error:
+        raise DataLoss("REVISION_BROKEN", f"{path} is no revision ({error}); remove it and apply again") from error

@@ -10,17 +10,17 @@ from typing import Final
 import structlog
 
 from troupe.broker.addressing import SessionKey
-from troupe.broker.envelope import check_size
+from troupe.broker.envelope import check_size, digest
 from troupe.broker.order import Number
 from troupe.broker.port import Broker, MailboxFull
 from troupe.chassis import tracing
 from troupe.chassis.clock import Clock
-from troupe.chassis.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable, Unimplemented
+from troupe.chassis.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds, timestamp
 from troupe.dataplane.actors.host import Host, check_busy
 from troupe.dataplane.actors.hub import Hub, MessageLog
-from troupe.dataplane.actors.settle import MESSAGE_ID_USED, cancelled_record, stored
+from troupe.dataplane.actors.settle import MESSAGE_ID_USED, cancelled_record, message_id_used, stored
 from troupe.dataplane.state.port import Record, StateStore
 from troupe.v1 import agent_pb2, envelope_pb2, turn_pb2
 from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest, VerbAnswer
@@ -127,7 +127,7 @@ class Gateway:
             accepted = Event(session=key.ref(), message_id=message_id, time=timestamp(self._clock.now()))
             accepted.accepted.number.stream, accepted.accepted.number.sequence = number.stream, number.sequence
             yield accepted
-            async for event in message_log.follow(after, number):
+            async for event in message_log.follow(after, number, digest(request.content)):
                 yield event
 
     async def follow(
@@ -149,8 +149,9 @@ class Gateway:
         request.message_id = request.message_id or uuid7()
         with self._hub.log(key, request.message_id) as message_log:
             message_id, number = await self.send(key, request)
-            last = await _last(message_log, number, wait)
-        return await self._told(key, message_id, last)
+            payload = digest(request.content)
+            last = await _last(message_log, wait, number, payload)
+        return await self._told(key, message_id, last, payload)
 
     async def status(self, key: SessionKey, message_id: str, wait: float = 0.0) -> MessageStatus:
         """Where the message stands; waits up to `wait` seconds until it is settled."""
@@ -158,7 +159,7 @@ class Gateway:
             status = await self._standing(key, message_id)
             if wait <= 0 or status.fate in FINAL:
                 return status
-            return await self._told(key, message_id, await _last(message_log, None, wait))
+            return await self._told(key, message_id, await _last(message_log, wait))
 
     async def cancel(self, key: SessionKey, message_id: str, verb_id: str) -> VerbAnswer.ValueType:
         """Record a CANCEL, and tell the turn that it concerns."""
@@ -188,7 +189,7 @@ class Gateway:
         with self._hub.log(key, status.message_id) as message_log:
             event = self._end(key, status)
             event.failed.stored = False
-            message_log.append(event)
+            message_log.append(event, digest=cancelled.digest)
 
     def _end(self, key: SessionKey, status: MessageStatus) -> Event:
         """The last event of a message that is settled."""
@@ -200,8 +201,10 @@ class Gateway:
                 event.failed.CopyFrom(failed)
         return event
 
-    async def _standing(self, key: SessionKey, message_id: str) -> MessageStatus:
+    async def _standing(self, key: SessionKey, message_id: str, payload: bytes = b"") -> MessageStatus:
         if record := await self._store.record(key, message_id):
+            if payload and record.digest and payload != record.digest:
+                raise message_id_used(message_id)
             return MessageStatus.FromString(record.status)
         status = MessageStatus(session=key.ref(), message_id=message_id, fate=turn_pb2.FATE_UNSEEN)
         actor = self._host.actor(key)
@@ -211,14 +214,14 @@ class Gateway:
             status.fate, status.attempts = turn_pb2.FATE_WAITING, entry.attempts
         return status
 
-    async def _told(self, key: SessionKey, message_id: str, last: Event | None) -> MessageStatus:
+    async def _told(self, key: SessionKey, message_id: str, last: Event | None, payload: bytes = b"") -> MessageStatus:
         """The status that follows from a message's last event: as it was stored, where that event does not say all.
-        Raises AlreadyExists where it was for the sender of another payload."""
+        Raises AlreadyExists where it was for the sender of another payload than that with the digest `payload`."""
         if last is not None and last.HasField("completed") and not last.completed.stored:
             return _status(key, last)
         if last is not None and last.failed.error.reason == MESSAGE_ID_USED:
-            raise AlreadyExists(MESSAGE_ID_USED, last.failed.error.message, metadata={"source": "turn"})
-        return await self._standing(key, message_id)
+            raise message_id_used(message_id)
+        return await self._standing(key, message_id, payload)
 
     def _envelope(self, key: SessionKey, message_id: str, request: SendRequest) -> Envelope:
         now = self._clock.now()
@@ -299,12 +302,14 @@ def _check(message_id: str, request: SendRequest) -> None:
         raise Unimplemented("NOT_BUILT", "on_busy: only ENQUEUE is built yet; leave it out")
 
 
-async def _last(message_log: MessageLog, number: Number | None, wait: float) -> Event | None:
+async def _last(
+    message_log: MessageLog, wait: float, number: Number | None = None, payload: bytes = b""
+) -> Event | None:
     """The message's last event, if it comes within `wait` seconds."""
     try:
         async with asyncio.timeout(wait):
             last = None
-            async for event in message_log.follow(None, number):
+            async for event in message_log.follow(None, number, payload):
                 last = event
             return last
     except TimeoutError:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from troupe.broker.addressing import DEFAULT, SessionKey
 from troupe.broker.retry import RetryPolicy
@@ -22,6 +22,7 @@ from troupe.dataplane.llm.endpoint import ModelEndpoint, ModelTimeouts
 from troupe.dataplane.tools import registry
 from troupe.dataplane.tools.executor import InProcessExecutor
 from troupe.dataplane.tools.tool import Tool
+from troupe.resources.kinds import unpack
 from troupe.v1.resource_pb2 import (
     ActorSpec,
     AgentSpec,
@@ -36,6 +37,7 @@ from troupe.v1.resource_pb2 import (
     RetryPolicy as RetrySpec,
 )
 
+T = TypeVar("T")
 TURN_DEADLINE: Final = 600.0
 
 
@@ -71,6 +73,8 @@ class _Preparation:
         self._executor = InProcessExecutor()
 
     def revision(self) -> Revision:
+        for found in self._config.resources:
+            unpack(found)
         models = {_name(found.metadata): self._model(found) for found in self._of("Model")}
         tools = {_name(found.metadata): self._tool(found) for found in self._of("Tool")}
         behaviours: dict[tuple[str, str], Behaviour] = {}
@@ -115,13 +119,12 @@ class _Preparation:
         self, found: Resource, models: Mapping[tuple[str, str], ModelClient], tools: Mapping[tuple[str, str], Tool]
     ) -> Behaviour:
         spec = AgentSpec.FromString(found.spec.value)
-        namespace = found.metadata.namespace or DEFAULT
-        named = {name: tools[_reference(name, namespace)] for name in spec.tools}
+        named = {name: _named(tools, "Tool", name, found) for name in spec.tools}
         return AgentBehaviour(
             revision_id=self._config.revision_id,
             generation=self._config.generation,
             config=AgentConfig.from_spec(found.metadata, spec, named),
-            model=models[_reference(spec.model, namespace)],
+            model=_named(models, "Model", spec.model, found),
             retry=_retry(spec.retry),
             executor=self._executor,
             clock=self._clock,
@@ -146,9 +149,17 @@ def _resource(found: Resource) -> str:
     return "/".join((found.kind, *_name(found.metadata)))
 
 
-def _reference(name: str, namespace: str) -> tuple[str, str]:
+def _named(declared: Mapping[tuple[str, str], T], kind: str, name: str, by: Resource) -> T:
+    """What a resource refers to as `name` or `namespace/name`. Raises InvalidArgument where it is not declared."""
     before, _, after = name.rpartition("/")
-    return (before or namespace, after)
+    place = (before or by.metadata.namespace or DEFAULT, after)
+    if place not in declared:
+        resource = _resource(by)
+        missing = "/".join((kind, *place))
+        raise InvalidArgument(
+            "MISSING_REFERENCE", f"{resource} refers to {missing}, which is not declared", resource=resource
+        )
+    return declared[place]
 
 
 def _retry(spec: RetrySpec) -> RetryPolicy:

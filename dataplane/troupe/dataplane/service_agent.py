@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 
 from troupe.broker.addressing import DEFAULT, SessionKey
-from troupe.chassis.errors import InvalidArgument, PermissionDenied, Unimplemented
+from troupe.broker.envelope import MAX_ID
+from troupe.chassis.errors import InvalidArgument, PermissionDenied, TroupeError, Unimplemented
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds
 from troupe.dataplane.actors.hub import Hub
@@ -75,6 +76,9 @@ class Agents(served.AgentServiceServicer):
                 async for event in events:
                     ended = event.WhichOneof("kind") in _LAST
                     yield ConverseResponse(event=event)
+        except TroupeError:
+            ended = True  # refused: this call has nothing to cancel
+            raise
         finally:
             if request.cancel_on_disconnect and not ended:
                 await self._gateway.cancel(key, message.message_id, uuid7())
@@ -96,8 +100,7 @@ class Agents(served.AgentServiceServicer):
     async def GetMessage(self, request: GetMessageRequest, context: Context) -> GetMessageResponse:  # noqa: N802
         key = _key(request.session)
         wait = seconds(request.wait)
-        if not request.message_id:
-            raise InvalidArgument("NO_MESSAGE_ID", "message_id: name the message")
+        _check_id("message_id", request.message_id)
         if not 0 <= wait <= MAX_WAIT:
             raise InvalidArgument("BAD_WAIT", "wait: must lie between 0 and 1 h")
         return GetMessageResponse(status=await self._gateway.status(key, request.message_id, wait))
@@ -113,9 +116,10 @@ class Agents(served.AgentServiceServicer):
         if not 1 <= len(request.messages) <= MAX_MESSAGES:
             raise InvalidArgument("BAD_MESSAGES", f"messages: name 1 to {MAX_MESSAGES}")
         keys = [_key(message.session) for message in request.messages]
-        if not all(message.message_id for message in request.messages):
-            raise InvalidArgument("NO_MESSAGE_ID", "messages: each needs a message_id")
+        for message in request.messages:
+            _check_id("messages: message_id", message.message_id)
         verb_id = request.verb_id or uuid7()
+        _check_id("verb_id", verb_id)
         for key, message in zip(keys, request.messages, strict=True):
             if request.dry_run:
                 answer = await self._gateway.would_cancel(key, message.message_id)
@@ -154,6 +158,13 @@ def _key(ref: SessionRef) -> SessionKey:
     if ref.tenant:
         raise _no_tenant()
     return SessionKey.of(ref)
+
+
+def _check_id(field: str, value: str) -> None:
+    if not value:
+        raise InvalidArgument("NO_MESSAGE_ID", f"{field}: is required")
+    if len(value.encode()) > MAX_ID:
+        raise InvalidArgument("BAD_MESSAGE_ID", f"{field}: more than {MAX_ID} bytes")
 
 
 def _no_tenant() -> PermissionDenied:

@@ -22,6 +22,8 @@ from troupe.v1.status_pb2 import ShardStatus
 
 SERVICE = DESCRIPTOR.services_by_name["DataPlaneService"].full_name
 MAX_SHARDS = 65_536
+MAX_EPOCH = 2**63 - 1
+"""What stores can hold as a number."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,6 +47,10 @@ class DataPlane(served.DataPlaneServiceServicer):
             raise InvalidArgument("BAD_SHARD_COUNT", f"shard_count: must lie between 1 and {MAX_SHARDS}")
         if any(shard.shard >= request.shard_count for shard in request.shards):
             raise InvalidArgument("BAD_SHARD", "shards: a shard's number must be below shard_count")
+        if len({shard.shard for shard in request.shards}) < len(request.shards):
+            raise InvalidArgument("BAD_SHARD", "shards: each may be named once")
+        if not all(1 <= shard.epoch <= MAX_EPOCH for shard in request.shards):
+            raise InvalidArgument("BAD_EPOCH", "shards: epochs lie between 1 and 2^63 - 1")
         return PlaceResponse(shards=await self._place(request))
 
     async def Report(self, request: ReportRequest, context: Context) -> AsyncIterator[ReportResponse]:  # noqa: N802

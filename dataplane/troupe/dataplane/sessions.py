@@ -20,6 +20,8 @@ from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import HistoryEntry, Session
 from troupe.v1.turn_pb2 import Usage
 
+MAX_DIGITS: Final = 9
+"""Of a shard's number in a page token."""
 DELETE_WAIT: Final = 10.0
 """Seconds that a cancelled turn gets to end before its session is deleted."""
 
@@ -124,7 +126,7 @@ def _place(token: str) -> tuple[int, str] | None:
     if not token:
         return None
     shard, _, path = token.partition(":")
-    if not shard.isdecimal() or not path:
+    if not (shard.isascii() and shard.isdecimal() and len(shard) <= MAX_DIGITS and path):
         raise InvalidArgument("BAD_PAGE_TOKEN", "page_token: is none that ListSessions gave")
     return int(shard), path
 

@@ -61,7 +61,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._instant = 0.0
         self._rounds = 0
         super().__init__(_NoFiles(self))
-        self.set_task_factory(lambda loop, coro, **options: SimulatedTask(coro, self, **options))  # type: ignore[arg-type]
+        self.set_task_factory(lambda loop, coro, **options: SimulatedTask(coro, self, **options))
 
     def time(self) -> float:
         return self._instant

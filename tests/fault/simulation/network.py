@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import decode
+from troupe.broker.mailbox import Mailbox
 from troupe.broker.memory import MemoryBroker
 from troupe.broker.order import Number
 from troupe.broker.port import PREFETCH, DeadLetter, Delivery, Depth, Subscription
@@ -45,12 +46,12 @@ class Link:
 
     def __init__(self, name: str, dice: random.Random, weather: Weather, log: Callable[[str], None]) -> None:
         self._name, self._dice, self._weather, self._log = name, dice, weather, log
-        self._down_until = 0.0
+        self._down_until, self._share = 0.0, 1.0
         self.dead = False
 
-    def cut(self, seconds: float) -> None:
-        """Nothing gets through for so long."""
-        self._down_until = asyncio.get_running_loop().time() + seconds
+    def cut(self, seconds: float, share: float = 1.0) -> None:
+        """Nothing gets through for so long, or this share of the calls does not."""
+        self._down_until, self._share = asyncio.get_running_loop().time() + seconds, share
 
     def heal(self) -> None:
         self._down_until, self._weather = 0.0, Weather()
@@ -62,7 +63,8 @@ class Link:
             raise asyncio.CancelledError
         dice, weather, loop = self._dice, self._weather, asyncio.get_running_loop()
         fate = dice.random()
-        if loop.time() < self._down_until or fate < weather.refused:
+        down = loop.time() < self._down_until and dice.random() < self._share
+        if down or fate < weather.refused:
             await asyncio.sleep(dice.choice((0.001, 0.5)))
             raise self._lost(what, "refused")
         fate -= weather.refused
@@ -175,24 +177,37 @@ class Server:
 
     def __init__(self, broker: MemoryBroker, dice: random.Random) -> None:
         self.broker, self._dice = broker, dice
-        self._consumers: dict[str, Channel] = {}
+        self._channels: dict[str, list[Channel]] = {}
 
     async def consume(self, queue: str, handler: Callable[[Delivery], None], prefetch: int) -> "Channel":
-        """A consumer; the one before it, if it is still there, is taken to be lost."""
-        if (before := self._consumers.get(queue)) is not None:
-            await before.close()
-        channel = Channel(self, queue, await self.broker.consume(queue, handler, prefetch))
-        self._consumers[queue] = channel
+        """A consumer. One of a mailbox is active; the next one is when that is gone."""
+        channel = Channel(self, queue, lambda: self.broker.consume(queue, handler, prefetch))
+        await self.open(channel)
         return channel
+
+    async def open(self, channel: "Channel") -> None:
+        """Deliver over it when its turn has come."""
+        self._channels.setdefault(channel.queue, []).append(channel)
+        await self._activate(channel.queue)
 
     async def close(self, channel: "Channel") -> None:
         """What is unacked is ready again, as redelivered: where it was, at the end, or anywhere."""
-        if self._consumers.get(channel.queue) is not channel:
+        if channel not in self._channels[channel.queue]:
             return
-        del self._consumers[channel.queue]
-        box = self.broker._mailboxes[channel.queue]
+        self._channels[channel.queue].remove(channel)
+        if channel.consumer is not None:
+            consumer, channel.consumer = channel.consumer, None
+            await self._give_back(self.broker._mailboxes[channel.queue], consumer)
+            await self._activate(channel.queue)
+
+    async def _activate(self, queue: str) -> None:
+        waiting = self._channels[queue]
+        if waiting and waiting[0].consumer is None:
+            waiting[0].consumer = await waiting[0].subscribe()
+
+    async def _give_back(self, box: Mailbox, consumer: Subscription) -> None:
         before = box.ready
-        await channel.consumer.close()
+        await consumer.close()
         returned = [box._ready.popleft() for _ in range(box.ready - before)]
         match self._dice.randrange(3):
             case 0:
@@ -227,22 +242,36 @@ class Server:
 class Channel:
     """A Subscription, as its worker has it: the server may have closed it long before."""
 
-    def __init__(self, server: Server, queue: str, consumer: Subscription) -> None:
-        self._server, self.queue, self.consumer = server, queue, consumer
+    def __init__(self, server: Server, queue: str, subscribe: Callable[[], Awaitable[Subscription]]) -> None:
+        self._server, self.queue, self.subscribe = server, queue, subscribe
+        self._wanted = True
+        self.consumer: Subscription | None = None
 
     async def cancel(self) -> None:
-        await self.consumer.cancel()
+        self._wanted = False
+        if self.consumer is not None:
+            await self.consumer.cancel()
+        else:
+            await self._server.close(self)
 
     async def close(self) -> None:
+        self._wanted = False
         await self._server.close(self)
+
+    async def reopen(self, after: float) -> None:
+        """The connection breaks, and the client's library subscribes again without a word."""
+        await self._server.close(self)
+        await asyncio.sleep(after)
+        if self._wanted:
+            await self._server.open(self)
 
 
 class RemoteBroker:
     """A Broker behind a link."""
 
-    def __init__(self, link: Link, server: Server, arrive: Callable[[Callable[[Delivery], None], Delivery], Any]) -> None:
+    def __init__(self, link: Link, server: Server, arrive: Callable[[Callable[[Delivery], None], Delivery], Any], prefetch: int) -> None:
         """`arrive` calls a handler with a delivery, in the process that consumes."""
-        self._link, self._server, self._arrive = link, server, arrive
+        self._link, self._server, self._arrive, self._prefetch = link, server, arrive, prefetch
         self.channels: list[Channel] = []
 
     async def declare(self, shards: int) -> None:
@@ -256,12 +285,25 @@ class RemoteBroker:
         )
 
     async def consume(self, queue: str, handler: Callable[[Delivery], None], prefetch: int = PREFETCH) -> Subscription:
-        async def open_channel() -> Channel:
-            channel = await self._server.consume(queue, lambda delivery: self._arrive(handler, delivery), prefetch)
-            self.channels.append(channel)
-            return channel
+        opened: list[Channel] = []
 
-        return await self._link.call("consume", open_channel, late=False)
+        async def open_channel() -> Channel:
+            opened.append(
+                await self._server.consume(
+                    queue, lambda delivery: self._arrive(handler, delivery), min(prefetch, self._prefetch)
+                )
+            )
+            return opened[0]
+
+        try:
+            channel = await self._link.call("consume", open_channel, late=False)
+        except BaseException:
+            # A client that does not get its channel closes it.
+            for channel in opened:
+                await channel.close()
+            raise
+        self.channels.append(channel)
+        return channel
 
     async def dead_letter(self, letter: DeadLetter) -> None:
         await self._link.call("dead letter", lambda: self._server.broker.dead_letter(letter))

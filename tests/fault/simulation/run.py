@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -68,7 +69,7 @@ def _numbered_ids() -> Iterator[None]:
 def _watched_logs(history: History) -> Iterator[None]:
     """The runtime calls its own defects by name; all else that it logs goes to the trace."""
 
-    def watch(logger: Any, method: str, event: dict[str, Any]) -> str:
+    def watch(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         if "defect" in str(event["event"]) or event.get("exc_info"):
             history.violation("defect", _line(event))
         history.log(f"    {_line(event)}")
@@ -83,11 +84,9 @@ def _watched_logs(history: History) -> Iterator[None]:
         structlog.configure(**before)
 
 
-def _line(event: dict[str, Any]) -> str:
+def _line(event: Mapping[str, Any]) -> str:
     error = event.get("exc_info")
     if error is True:
-        import sys
-
         error = sys.exc_info()[1]
     fields = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("event", "exc_info"))
     return f"{event['event']} {fields}" + (f": {error!r}" if error else "")

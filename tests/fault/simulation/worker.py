@@ -62,7 +62,7 @@ class Worker:
         self.to_store = Link(f"{instance} store", dice, weather, history.log)
         self.to_broker = Link(f"{instance} broker", dice, weather, history.log)
         self._store = RemoteStore(self.to_store, store)
-        self._broker = RemoteBroker(self.to_broker, server, self._arrive)
+        self._broker = RemoteBroker(self.to_broker, server, self._arrive, dice.choice((1, 3, 32)))
         self.hub = Hub()
         self._mine: Sequence[Owner] = ()
         self._placing = asyncio.Lock()
@@ -101,13 +101,14 @@ class Worker:
         if self.up.is_set():
             self.process.context.copy().run(self.host.revision_changed)
 
-    async def kill(self) -> None:
-        """At once: nothing more goes out; the server finds its channels broken."""
+    async def kill(self, noticed: float = 0.0) -> None:
+        """At once: nothing more goes out; the server finds its channels broken, after so many seconds."""
         self.dead = self.to_store.dead = self.to_broker.dead = True
         self._history.log(f"{self.instance} KILLED")
         self._history.counts["kills"] += 1
         self._cancel_calls()
         self.process.cancel()
+        await asyncio.sleep(noticed)
         for channel in self._broker.channels:
             await channel.close()
 
@@ -128,6 +129,12 @@ class Worker:
         for channel in self._broker.channels:
             if channel.queue == mailbox(shard):
                 await channel.close()
+
+    async def reconnect(self, after: float) -> None:
+        """Its connection to the broker breaks, and is there again without a word."""
+        self._history.log(f"{self.instance} reconnects")
+        for channel in list(self._broker.channels):
+            await channel.reopen(after)
 
     def heal(self) -> None:
         self.to_store.heal()

@@ -76,7 +76,16 @@ class World:
         if dice.random() < 0.15:
             for _ in range(dice.choice((1, 3))):
                 self._at(dice.uniform(0.0, length), self._clients.delete, dice.choice(sessions))
-        faults = [self._kill, self._move, self._move_silently, self._cut_store, self._cut_broker, self._restart]
+        faults = [
+            self._kill,
+            self._storm,
+            self._restart,
+            self._move,
+            self._move_silently,
+            self._cut_store,
+            self._cut_broker,
+            self._reconnect,
+        ]
         kinds = dice.sample(faults, dice.randint(0, 3))
         if kinds:
             for _ in range(dice.choice((1, 3, 8))):
@@ -118,9 +127,9 @@ class World:
             for task in list(worker.process.tasks.values()):
                 self.history.violation("task left", f"{worker.instance}: {task}")
                 task.cancel()
-        for task in list(self._tasks._tasks):
-            self.history.violation("client left", str(task))
-            task.cancel()
+        for client in list(self._tasks._tasks):
+            self.history.violation("client left", str(client))
+            client.cancel()
 
     # The control plane.
 
@@ -153,7 +162,7 @@ class World:
     # Faults.
 
     def _killed(self, worker: Worker) -> None:
-        self._tasks.create_task(self._replace(worker, worker.kill), context=contextvars.Context())
+        self._tasks.create_task(self._replace(worker, self._kill_of(worker)), context=contextvars.Context())
 
     async def _replace(self, worker: Worker, end: Callable[[], Awaitable[None]]) -> None:
         """End a worker; another instance comes, and the control plane finds owners for the shards."""
@@ -171,7 +180,20 @@ class World:
 
     async def _kill(self) -> None:
         worker = self.dice.choice(self.workers)
-        await self._replace(worker, worker.kill)
+        await self._replace(worker, self._kill_of(worker))
+
+    def _kill_of(self, worker: Worker) -> Callable[[], Awaitable[None]]:
+        return lambda: worker.kill(self.dice.choice((0.0, 0.0, 1.0, 10.0)))
+
+    async def _storm(self) -> None:
+        """Half of what a worker publishes is not carried, then it dies: numbers that it gave out never come."""
+        worker, seconds = self.dice.choice(self.workers), self.dice.choice((0.5, 3.0))
+        worker.to_broker.cut(seconds, share=0.5)
+        await asyncio.sleep(seconds)
+        await self._replace(worker, self._kill_of(worker))
+
+    async def _reconnect(self) -> None:
+        await self.dice.choice(self.workers).reconnect(self.dice.choice((0.0, 0.1, 3.0)))
 
     async def _restart(self) -> None:
         worker = self.dice.choice(self.workers)
@@ -209,7 +231,7 @@ class World:
     def _weather(self) -> Weather:
         dice = self.dice
         rates = [dice.choice((0.0, 0.0, 0.01, 0.05)) for _ in range(3)]
-        return Weather(*rates, slow=dice.choice((0.0, 0.05, 0.3)), slowest=dice.choice((0.05, 0.5)))
+        return Weather(rates[0], rates[1], rates[2], dice.choice((0.0, 0.05, 0.3)), dice.choice((0.05, 0.5)))
 
     def _at(self, seconds: float, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         async def later() -> None:

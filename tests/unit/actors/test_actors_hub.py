@@ -140,7 +140,7 @@ async def test_a_long_result_is_cut_in_the_event_between_two_characters() -> Non
     with hub.log(key(), "m") as log:
         events = events_of(log)
         events.tool_finished(ToolCallFinished(result="é" * SHOWN_RESULT))
-        (event, _) = log._events[0]
+        event, *_ = log._events[0]
         assert event.tool_call_finished.result == "é" * (SHOWN_RESULT // 2) + "…"
 
 
@@ -152,4 +152,4 @@ async def test_nothing_is_shown_after_the_end_of_an_attempt() -> None:
         events.text("b")
         events.close()
         await asyncio.sleep(COALESCE * 1.5)
-        assert shown([event for event, _ in log._events]) == ["a"]
+        assert shown([event for event, *_ in log._events]) == ["a"]

@@ -23,7 +23,7 @@ from troupe.v1.envelope_pb2 import Envelope
 
 QUEUE = queue_of(0)
 PREFETCH = 3
-WINDOW = 4
+WINDOW = 6
 TIMERS = 2.0
 """Seconds after which every timer of the broker has run."""
 
@@ -130,7 +130,7 @@ class Mailbox(RuleBasedStateMachine):
         self.loop.close()
         self.connection.close()
 
-    @rule(count=st.integers(1, 6), until=st.sampled_from(["sent", "committed", "confirmed"]), cancelled=st.booleans())
+    @rule(count=st.integers(1, 4), until=st.sampled_from(["sent", "committed", "confirmed"]), cancelled=st.booleans())
     def publish(self, count: int, until: str, cancelled: bool) -> None:
         async def start() -> None:
             for _ in range(count):
@@ -168,10 +168,15 @@ class Mailbox(RuleBasedStateMachine):
         self.database.answer_reads()
         self._turn()
 
-    @precondition(lambda self: self.database.reads or self.database.found)
-    @rule(count=st.integers(1, 3), until=st.sampled_from(["committed", "confirmed"]))
-    def publish_while_reading(self, count: int, until: str) -> None:
-        self.publish(count=count, until=until, cancelled=False)
+    @precondition(lambda self: self.database.reads)
+    @rule(count=st.integers(1, 3), confirmed=st.booleans(), seen=st.booleans())
+    def publish_during_a_read(self, count: int, confirmed: bool, seen: bool) -> None:
+        """The race that the window is about: does the read see it, was it confirmed by then."""
+        if not seen:
+            self.database.look()
+        self.publish(count=count, until="confirmed" if confirmed else "committed", cancelled=False)
+        self.database.look()
+        self.answer_reads()
 
     @precondition(lambda self: self.database.writes or self.database.reads)
     @rule()
@@ -219,7 +224,7 @@ class Mailbox(RuleBasedStateMachine):
         self._run(cast(Subscription, self.subscription).close())
         self._forget_subscription()
 
-    @precondition(lambda self: len(self.live) > 2 * WINDOW and self.subscription is not None)
+    @precondition(lambda self: len(self.live) > PREFETCH and self.subscription is not None)
     @rule()
     def crash_and_reopen(self) -> None:
         """What was handed over and not committed is lost, acks too."""

@@ -15,9 +15,6 @@ import structlog
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Place
 from troupe.broker.port import Delivery
-from troupe.chassis.errors import Internal
-from troupe.chassis.ledger import Ledger
-from troupe.chassis.wire import seconds
 from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.arrivals import Arrival, Arrivals, Placement
 from troupe.dataplane.actors.attempt import AttemptEvents
@@ -25,16 +22,14 @@ from troupe.dataplane.actors.gap import GapWatch
 from troupe.dataplane.actors.inbox import Empty, Gap, Start, Wait
 from troupe.dataplane.actors.lifecycle import FINAL, ActorEvent, ActorState, after
 from troupe.dataplane.actors.memory import SessionMemory
-from troupe.dataplane.actors.outcome import Outcome, Skipped, attempt
-from troupe.dataplane.actors.settle import Conflict, Outlook, Retrying, Settled, refused, settle
+from troupe.dataplane.actors.runner import Afterwards, TurnRunner
+from troupe.dataplane.actors.settle import refused
 from troupe.dataplane.actors.turn import Turn, entry_of
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Entry, Fenced, Owner, Placed, Record
+from troupe.dataplane.state.port import Entry, Fenced, Owner, Placed
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 
-LONG_TURN = 60.0
-"""Seconds after which a running turn's message is written to the inbox too, so that no delivery stays unacked."""
 RELOAD_DELAY = (1.0, 60.0)
 """Seconds between two tries to load a session that cannot be loaded: at first, and at most."""
 
@@ -55,12 +50,12 @@ class Actor:
         self.rested.set()
         self._world, self._gaps, self._suspects = world, gaps, suspects
         self._memory = SessionMemory()
+        self._runner = TurnRunner(key, owner, world, self._memory)
         self._stale = True
         # Whoever makes an actor activates it: a second load beside the first would end in the middle of a turn.
         self._loading = True
         self._held = 0
         self._arrivals = Arrivals()
-        self._ledgers: dict[Number, tuple[Ledger, float]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._placing_soon = False
         # Held while store and memory change together, but for turns: a load in between would miss half of it.
@@ -245,6 +240,7 @@ class Actor:
         """Only what was certainly never started before may start without being counted."""
         return (
             arrival.delivery.redeliveries == 0
+            and not self._memory.has_journal(arrival.entry.message_id)
             and self._memory.place(arrival.entry.number) is Place.NEXT
             and (arrival.entry.skip or self._world.behaviour(self.key) is not None)
         )
@@ -290,86 +286,15 @@ class Actor:
             self._move(ActorEvent.REST)
         self.step()
 
+    async def _take(self, turn: Turn) -> None:
+        if await self._runner.run(turn, on_long=lambda: self._world.spawn(self._mark(turn))) is Afterwards.STALE:
+            self._stale = True
+        turn.ack()
+
     def _defective(self, what: str) -> None:
         log.exception(what, session=str(self.key))
         self._move(ActorEvent.FAIL)
         self._world.defective(self.owner)
-
-    async def _take(self, turn: Turn) -> None:
-        """Bring one message to its end, or to its next attempt."""
-        if turn.waiting and not turn.entry.skip:
-            await self._begin_counted(turn)
-        with self._world.hub.log(self.key, turn.message_id) as message_log:
-            events = AttemptEvents(
-                message_log, self.key.ref(), turn.message_id, self.owner.epoch, turn.attempt, self._world.clock
-            )
-            try:
-                outcome = await self._outcome(turn, events)
-                outlook = await settle(self._world, self.owner, self.key, turn, outcome, self._memory.loaded, events)
-            except Exception:
-                if turn.began:
-                    events.sealed(
-                        Internal("WORKER_FAILED", "the worker could not go on; the message comes again"), None
-                    )
-                raise
-            finally:
-                events.close()
-        self._follow_up(turn, outlook)
-
-    async def _begin_counted(self, turn: Turn) -> None:
-        """Every start from the inbox is counted before it runs, so that what kills its worker is found out."""
-        world, entry = self._world, turn.entry
-        began = world.clock.monotonic()
-        found = await world.persist("start", lambda: world.store.begin(self.owner, self.key, entry))
-        turn.envelope, turn.journal = Envelope.FromString(found.envelope), dict(found.journal)
-        now = world.clock.now()
-        turn.ledger, turn.published = self._ledgers.pop(entry.number, (Ledger(), 0.0))
-        if not turn.published:
-            turn.published = began - max(0.0, now - seconds(turn.envelope.first_sent))
-            turn.ledger.add(turn_pb2.LEDGER_CAUSE_BROKER_WAIT, turn.published, began - (now - entry.placed))
-        turn.ledger.add(turn_pb2.LEDGER_CAUSE_MAILBOX_WAIT, began - (now - entry.placed), began)
-        turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, world.clock.monotonic())
-        self._memory.begin(entry)
-
-    async def _outcome(self, turn: Turn, events: AttemptEvents) -> Outcome:
-        record = await self._record(turn.message_id)
-        if record is not None or turn.entry.skip:
-            return Skipped(record)
-        turn.cancelled = turn.cancelled or self._memory.is_cancelled(turn.message_id)
-        long_turn = asyncio.get_running_loop().call_later(LONG_TURN, lambda: self._world.spawn(self._mark(turn)))
-        try:
-            return await attempt(
-                self._world,
-                self.owner,
-                self.key,
-                turn,
-                state=self._memory.loaded.state,
-                history=self._memory.loaded.history,
-                events=events,
-            )
-        finally:
-            long_turn.cancel()
-
-    def _follow_up(self, turn: Turn, outlook: Outlook) -> None:
-        """Bring memory up to what the store now has."""
-        match outlook:
-            case Settled(version, recorded, state, delta):
-                self._memory.settle(turn.number)
-                self._ledgers.pop(turn.number, None)
-                if recorded:
-                    self._memory.record(turn.message_id)
-                self._memory.turn_over(version, state, delta)
-            case Retrying(entry):
-                self._ledgers[entry.number] = (turn.ledger, turn.published)
-                self._memory.put_first(entry)
-            case Conflict():
-                self._stale = True
-        turn.ack()
-
-    async def _record(self, message_id: str) -> Record | None:
-        if not self._memory.may_have_record(message_id):
-            return None
-        return await self._world.persist("look-up", lambda: self._world.store.record(self.key, message_id))
 
     def _wait(self, wait: float) -> None:
         self._move(ActorEvent.WAIT)
@@ -428,6 +353,7 @@ class Actor:
         entry = placement.entry
         match placement.placed:
             case Placed.NEW | Placed.SKIPPED:
+                self._refuse_other_payload(placement.arrival.entry)
                 self._memory.wait(entry, recorded=entry.skip)
                 metrics.INBOX_WRITES.inc()
             case Placed.PRESENT if not self._memory.holds(entry.number):
@@ -456,9 +382,9 @@ class Actor:
             turn.ack()
 
     def _refuse_other_payload(self, entry: Entry) -> None:
-        """The id of a message that runs or waits, with another payload: its sender is told at once."""
-        first = self.turn.entry if self.turn is not None and self.turn.message_id == entry.message_id else None
-        first = first or self._memory.waiting(entry.message_id)
+        """The id of a message that waits, with another payload: its sender is told at once. Not so beside one that
+        runs and does not wait: should its turn not end, the other may come first."""
+        first = self._memory.waiting(entry.message_id)
         if first is not None and first.digest != entry.digest and not entry.skip and not first.skip:
             with self._world.hub.log(self.key, entry.message_id) as message_log:
                 events = AttemptEvents(

@@ -20,10 +20,18 @@ class AttemptEvents:
     """Numbers one attempt's events and appends them to the message's log."""
 
     def __init__(
-        self, log: MessageLog, session: SessionRef, message_id: str, epoch: int, attempt: int, clock: Clock
+        self,
+        log: MessageLog,
+        session: SessionRef,
+        message_id: str,
+        epoch: int,
+        attempt: int,
+        clock: Clock,
+        digest: bytes = b"",
     ) -> None:
+        """`digest` is the payload's."""
         self._log, self._session, self._message_id = log, session, message_id
-        self._epoch, self._attempt, self._clock = epoch, attempt, clock
+        self._epoch, self._attempt, self._clock, self._digest = epoch, attempt, clock, digest
         self._sequence = 0
         self._text: list[str] = []
         self._shown_at = 0.0
@@ -32,7 +40,7 @@ class AttemptEvents:
     def started(self, worker_id: str, revision_id: str) -> None:
         event = self._event()
         event.started.worker_id, event.started.revision_id = worker_id, revision_id
-        self._log.append(event)
+        self._show(event)
 
     def text(self, text: str) -> None:
         """Show more of the answer: the first at once, then at most every COALESCE seconds."""
@@ -48,7 +56,7 @@ class AttemptEvents:
         self._flush()
         event = self._event()
         event.tool_call_started.CopyFrom(call)
-        self._log.append(event)
+        self._show(event)
 
     def tool_finished(self, call: ToolCallFinished) -> None:
         self._flush()
@@ -57,7 +65,7 @@ class AttemptEvents:
         encoded = call.result.encode()
         if len(encoded) > SHOWN_RESULT:
             event.tool_call_finished.result = encoded[:SHOWN_RESULT].decode(errors="ignore") + "…"
-        self._log.append(event)
+        self._show(event)
 
     def sealed(self, error: TroupeError, next_attempt: float | None) -> None:
         """The attempt is void; `next_attempt` in seconds since the epoch, None: at once."""
@@ -66,30 +74,33 @@ class AttemptEvents:
         event.sealed.error.CopyFrom(error.detail())
         if next_attempt is not None:
             event.sealed.next_attempt.CopyFrom(timestamp(next_attempt))
-        self._log.append(event)
+        self._show(event)
 
     def completed(self, completed: Completed, only: Number | None = None) -> None:
         self._flush()
         event = self._event()
         event.completed.CopyFrom(completed)
-        self._log.append(event, only)
+        self._show(event, only)
 
     def failed(self, failed: Failed, only: Number | None = None) -> None:
         """`only`: an answer for the sender of this copy."""
         self._flush()
         event = self._event()
         event.failed.CopyFrom(failed)
-        self._log.append(event, only)
+        self._show(event, only)
 
     def close(self) -> None:
         """Nothing more will be shown."""
         self._drop()
 
+    def _show(self, event: Event, only: Number | None = None) -> None:
+        self._log.append(event, only, self._digest)
+
     def _flush(self) -> None:
         if self._text:
             event = self._event()
             event.token_delta.text = "".join(self._text)
-            self._log.append(event)
+            self._show(event)
         self._drop()
         self._shown_at = self._clock.monotonic()
 

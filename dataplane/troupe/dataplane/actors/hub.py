@@ -69,24 +69,27 @@ class MessageLog:
     def __init__(self, hub: Hub, key: SessionKey) -> None:
         self.users = 0
         self._hub, self._key = hub, key
-        self._events: list[tuple[Event, Number | None]] = []
+        self._events: list[tuple[Event, Number | None, bytes]] = []
         self._dropped = 0
         self._news = asyncio.Event()
 
-    def append(self, event: Event, only: Number | None = None) -> None:
-        """`only`: for the sender of this copy of the message and nobody else."""
+    def append(self, event: Event, only: Number | None = None, digest: bytes = b"") -> None:
+        """`only`: for the sender of this copy of the message and nobody else. `digest`: of the payload that it is
+        about, where that is known."""
         if event.HasField("sealed"):
             self._dropped += len(self._events)
             self._events.clear()
-        self._events.append((event, only))
+        self._events.append((event, only, digest))
         news, self._news = self._news, asyncio.Event()
         news.set()
         if only is None:
             self._hub._feed(self._key, event)
 
-    async def follow(self, after: EventPosition | None = None, number: Number | None = None) -> AsyncIterator[Event]:
+    async def follow(
+        self, after: EventPosition | None = None, number: Number | None = None, digest: bytes = b""
+    ) -> AsyncIterator[Event]:
         """The events beyond `after`, those to come included, until the message's last one. `number` is the copy that
-        the follower sent."""
+        the follower sent, `digest` its payload's: events of another payload are not the follower's to see."""
         beyond = (after.epoch, after.attempt, after.sequence) if after else (0, 0, 0)
         cursor = 0
         while True:
@@ -95,8 +98,8 @@ class MessageLog:
             cursor = self._dropped + len(self._events)
             for event in _coalesced(
                 event
-                for event, only in fresh
-                if only in (None, number)
+                for event, only, about in fresh
+                if (only == number if only else about in (b"", digest) or not digest)
                 and ((event.epoch, event.attempt, event.sequence) > beyond or event.WhichOneof("kind") in _FINAL)
             ):
                 yield event

@@ -1,5 +1,6 @@
 """What an owner knows of one session: the store's answer when it was loaded, and what has changed since. Pure."""
 
+from collections.abc import Set
 from dataclasses import replace
 
 from troupe.broker.order import Number, Place, Position
@@ -18,15 +19,17 @@ class SessionMemory:
         self._recent: dict[str, None] = {}
         self._recent_is_all = True
         self._cancelled: set[str] = set()
+        self._journaled: Set[str] = frozenset()
 
     def take_up(self, loaded: Loaded) -> None:
         """The store's answer takes the place of all that was known, but for cancels that are not obeyed yet."""
-        self.loaded = replace(loaded, positions={}, inbox=(), recent=(), cancelled=())
+        self.loaded = replace(loaded, positions={}, inbox=(), recent=(), cancelled=(), journaled=frozenset())
         self.inbox = list(loaded.inbox)
         self._positions = dict(loaded.positions)
         self._recent = dict.fromkeys([*loaded.recent, *self._cancelled])
         self._recent_is_all = len(loaded.recent) < RECENT
         self._cancelled.update(loaded.cancelled)
+        self._journaled = loaded.journaled
 
     def choose(self, now: float) -> Choice:
         """Which waiting message may start."""
@@ -50,6 +53,10 @@ class SessionMemory:
 
     def may_have_record(self, message_id: str) -> bool:
         return not self._recent_is_all or message_id in self._recent
+
+    def has_journal(self, message_id: str) -> bool:
+        """An attempt before this session was loaded journaled steps: a copy must find them."""
+        return message_id in self._journaled
 
     def is_cancelled(self, message_id: str) -> bool:
         """A CANCEL was recorded for it, and it was not settled since."""

@@ -96,11 +96,17 @@ async def _ended(settling: "_Settling", outcome: Outcome) -> Outlook:
 
 
 def refused(message_id: str) -> FailedEvent:
-    """The answer to a copy with another payload."""
-    error = AlreadyExists(
-        MESSAGE_ID_USED, f"message id {message_id} was used for other content in this session; choose another id"
+    """The answer to a copy with another payload, as an event."""
+    return FailedEvent(fate=turn_pb2.FATE_SKIPPED, error=message_id_used(message_id).detail())
+
+
+def message_id_used(message_id: str) -> AlreadyExists:
+    """The same, as an error."""
+    return AlreadyExists(
+        MESSAGE_ID_USED,
+        f"message id {message_id} was used for other content in this session; choose another id",
+        metadata={"source": "turn"},
     )
-    return FailedEvent(fate=turn_pb2.FATE_SKIPPED, error=error.detail())
 
 
 def stored(status: MessageStatus) -> Completed | FailedEvent:

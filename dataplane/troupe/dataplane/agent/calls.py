@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Final
 
+from troupe.chassis import tracing
 from troupe.dataplane.agent.config import AgentConfig
 from troupe.dataplane.agent.conversation import ModelAnswer, ToolCall, ToolMessage
 from troupe.dataplane.agent.errors import NonDeterministic, UnknownOutcome
@@ -108,10 +109,14 @@ class Calls:
     async def _call(self, call: ToolCall, tool: Tool) -> None:
         self._ports.tool_started(call)
         began = time.monotonic()
-        for _ in range(IDEMPOTENT_TRIES if tool.idempotent else 1):
-            outcome = await self._executor.call(tool, call.arguments)
-            if outcome.code != "TOOL_TIMEOUT":
-                break
+        with tracing.tracer().start_as_current_span(
+            f"execute_tool {tool.name}",
+            attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool.name},
+        ):
+            for _ in range(IDEMPOTENT_TRIES if tool.idempotent else 1):
+                outcome = await self._executor.call(tool, call.arguments)
+                if outcome.code != "TOOL_TIMEOUT":
+                    break
         if outcome.unknown:
             # The others go on: cutting them off would leave their outcomes unknown as well.
             self._unknown.append(UnknownOutcome(tool.name, call.call_id, "was given up while it ran"))

@@ -50,6 +50,10 @@ class ActorBehaviour:
     async def run(self, turn: TurnContext) -> TurnResult:
         context = ActorContext(turn.key.session, turn.message.id, turn.attempt, turn.state)
         await self.make().receive(context, turn.message.content)
+        if not isinstance(context.state, bytes):
+            raise InvalidArgument(
+                "BAD_STATE", f"the actor's state is a {type(context.state).__name__}; it must be bytes"
+            )
         if len(context.state) > MAX_STATE:
             raise InvalidArgument(
                 "STATE_TOO_LARGE", f"the actor's state has {len(context.state)} bytes, more than {MAX_STATE}"

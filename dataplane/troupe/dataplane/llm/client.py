@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 import aiohttp
 
+from troupe.chassis import tracing
 from troupe.chassis.errors import InvalidArgument
 from troupe.dataplane.agent.conversation import ModelAnswer
 from troupe.dataplane.llm import errors
@@ -111,10 +112,16 @@ class ModelClient:
                 raise
             raise errors.timed_out(self.endpoint, *patience.expired) from error
 
+    def _traced(self) -> dict[str, str]:
+        """The headers, with the current trace context where there is one."""
+        carrier = tracing.carrier()
+        present = {name: value for name, value in carrier._asdict().items() if value}
+        return self._headers | present if present else self._headers
+
     async def _exchange(self, call: "_Call") -> ModelAnswer:
         try:
             response = await self._session.post(
-                self._url, data=call.body, headers=self._headers, allow_redirects=False, trace_request_ctx=call
+                self._url, data=call.body, headers=self._traced(), allow_redirects=False, trace_request_ctx=call
             )
         except aiohttp.ClientResponseError as error:
             raise errors.garbage(self.endpoint, error.message) from error

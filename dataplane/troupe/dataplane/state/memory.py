@@ -45,6 +45,7 @@ class MemoryStateStore:
             inbox=list(session.inbox.values()),
             recent=list(session.records)[:RECENT],
             cancelled=[id_ for id_ in session.verbs if session.tombstone(id_) and id_ not in session.records],
+            journaled=frozenset(session.journals.keys() - session.records.keys()),
         )
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:

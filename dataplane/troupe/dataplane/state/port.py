@@ -11,7 +11,7 @@ may be repeated: repeating any of them changes nothing more, and neither does on
 the attempt that it belongs to has ended.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Protocol
@@ -105,6 +105,8 @@ class Loaded:
     """Ids of messages with a record: all of them when fewer than RECENT."""
     cancelled: Sequence[str] = ()
     """Ids of messages that a CANCEL was recorded for and that are not settled."""
+    journaled: Set[str] = frozenset()
+    """Ids of messages that have a journal and are not settled."""
 
 
 class Placed(Enum):

@@ -263,6 +263,11 @@ def _load(db: sqlite3.Connection, path: str) -> Loaded:
             SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id)""",
         (path,),
     )
+    journaled = db.execute(
+        """SELECT DISTINCT message_id FROM journal WHERE path = ? AND NOT EXISTS (
+            SELECT 1 FROM record WHERE record.path = journal.path AND record.message_id = journal.message_id)""",
+        (path,),
+    )
     return Loaded(
         version=version,
         state=state,
@@ -271,6 +276,7 @@ def _load(db: sqlite3.Connection, path: str) -> Loaded:
         inbox=[tables.entry(row) for row in inbox],
         recent=[message_id for (message_id,) in recent],
         cancelled=[message_id for (message_id,) in cancelled],
+        journaled=frozenset(message_id for (message_id,) in journaled),
     )
 
 

@@ -1,0 +1,123 @@
+"""Whatever messages come, a worker answers with a proper error, or does as it was told; it never breaks."""
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from support.serving_worker import counting_worker
+
+from troupe.chassis.wire import duration
+from troupe.v1 import agent_pb2, data_plane_pb2, turn_pb2
+from troupe.v1.agent_pb2 import SendRequest
+from troupe.v1.envelope_pb2 import Content, SessionRef
+
+CALLS = 300
+TEXTS = ["", "a", "counter", "default", "s", "x" * 200, "a/b", "\0", "é\U0001f600", "9:x", "99999999999999999999:x"]
+NUMBERS = [0, 1, 2, 3, 5, 127, 1001, 65_536, 2**31 - 1]
+WIDE = [*NUMBERS, 2**32, 2**53, 2**63 - 1]
+
+
+def _fill(message: Any, dice: random.Random, depth: int = 0) -> None:
+    descriptor: Descriptor = message.DESCRIPTOR
+    for field in descriptor.fields:
+        if dice.random() < (0.45 if depth < 4 else 1.0):
+            continue
+        if field.is_repeated:
+            if field.message_type is not None and field.message_type.GetOptions().map_entry:
+                continue
+            for _ in range(dice.randrange(3)):
+                if field.message_type is not None:
+                    _fill(getattr(message, field.name).add(), dice, depth + 1)
+                else:
+                    getattr(message, field.name).append(_value(field, dice))
+        elif field.message_type is not None:
+            getattr(message, field.name).SetInParent()
+            _fill(getattr(message, field.name), dice, depth + 1)
+        else:
+            setattr(message, field.name, _value(field, dice))
+
+
+def _value(field: FieldDescriptor, dice: random.Random) -> Any:
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
+            return dice.randbytes(dice.randrange(20))
+        case FieldDescriptor.CPPTYPE_STRING:
+            return dice.choice(TEXTS)
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return dice.random() < 0.5
+        case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
+            return dice.choice([0.0, -1.0, 1e308, float("nan"), float("inf")])
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return dice.randrange(8)
+        case FieldDescriptor.CPPTYPE_UINT64:
+            return dice.choice([*WIDE, 2**64 - 1])
+        case FieldDescriptor.CPPTYPE_INT64:
+            return dice.choice([*WIDE, -1, -(2**63)])
+        case FieldDescriptor.CPPTYPE_UINT32:
+            return dice.choice([*NUMBERS, 2**32 - 1])
+        case _:
+            return dice.choice([*NUMBERS, -1, -(2**31)])
+
+
+def _named(message: Any, dice: random.Random) -> None:
+    """Often the session is one that can be, so that a call comes further."""
+    if dice.random() < 0.7:
+        for holder in (message, getattr(message, "message", None)):
+            if holder is not None and "session" in holder.DESCRIPTOR.fields_by_name:
+                holder.session.CopyFrom(SessionRef(agent="counter", session=dice.choice("abc")))
+        if isinstance(message, agent_pb2.ControlTurnsRequest):
+            message.verb = agent_pb2.VERB_CANCEL
+            for each in message.messages:
+                each.session.CopyFrom(SessionRef(agent="counter", session=dice.choice("abc")))
+
+
+async def _end(call: Any, streams: bool) -> grpc.StatusCode:
+    try:
+        if streams:
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+METHODS = [
+    method
+    for service in (
+        agent_pb2.DESCRIPTOR.services_by_name["AgentService"],
+        data_plane_pb2.DESCRIPTOR.services_by_name["DataPlaneService"],
+    )
+    for method in service.methods
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
+async def test_no_message_breaks_a_worker(method: Any, tmp_path: Path) -> None:
+    dice = random.Random(method.name)
+    request_class = method.input_type._concrete_class
+    async with counting_worker(tmp_path, health_window=0.0) as worker:
+        stub: Any = worker.agents if method.containing_service.name == "AgentService" else worker.data_plane
+        calls = []
+        count = 30 if method.name == "Report" else CALLS
+        for _ in range(count):
+            request = request_class()
+            _fill(request, dice)
+            _named(request, dice)
+            calls.append(_end(getattr(stub, method.name)(request, timeout=0.3), method.server_streaming))
+        codes: set[grpc.StatusCode] = set()
+        for start in range(0, count, 50):
+            codes.update(await asyncio.gather(*calls[start : start + 50]))
+
+        assert not codes & {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+        if method.name not in ("Place", "Apply"):
+            session = SessionRef(agent="counter", session="after")
+            request = SendRequest(session=session, content=Content(text="hello"), wait=duration(10))
+            assert (await worker.agents.Send(request, timeout=15)).status.fate == turn_pb2.FATE_DONE
+        else:
+            assert (await worker.report()).worker_id == "worker-0"

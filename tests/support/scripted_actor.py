@@ -1,0 +1,27 @@
+"""An Actor for workers in tests: it counts its messages, and does what their first word says."""
+
+import asyncio
+
+from troupe.chassis.errors import FailedPrecondition
+from troupe.dataplane.behaviours.actor import ActorContext
+from troupe.v1.envelope_pb2 import Content
+
+OPEN = asyncio.Event()
+"""What `wait` waits for."""
+
+
+class Counter:
+    """Replies with how many messages its session has had."""
+
+    async def receive(self, context: ActorContext, message: Content) -> None:
+        match message.text:
+            case "wait":
+                await OPEN.wait()
+            case "wrong":
+                raise FailedPrecondition("WRONG", "this cannot succeed")
+            case "bad state":
+                context.state = "text"  # type: ignore[assignment]
+                return
+        count = int(context.state or b"0") + 1
+        context.state = str(count).encode()
+        context.reply(str(count))
