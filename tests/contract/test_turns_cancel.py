@@ -155,16 +155,21 @@ class TestDeleteSession:
             assert await worker.state() == ""
 
     async def test_a_session_goes_on_when_the_store_fails_to_delete_it(self, backends: Backends) -> None:
-        async with backends.worker(Scripted()) as worker:
+        script = Scripted()
+        slow = script.gate("slow")
+        async with backends.worker(script) as worker:
             await worker.ask("hello")
 
             async def fail(*_: object) -> None:
                 raise Unavailable("STORE_UNAVAILABLE", "the disk is full")
 
             worker.store_line.before["delete"] = fail
+            waiting = [await worker.send("slow"), await worker.send("again")][1]
+            await slow.entered.wait()
+            await until(lambda: worker.actor().waiting)
             with pytest.raises(Unavailable):
                 await worker.sessions.delete(key())
-            assert (await worker.ask("again")).fate == turn_pb2.FATE_DONE
+            assert (await worker.end_of(waiting)).fate == turn_pb2.FATE_DONE
             assert await worker.state() == "hello;again;"
 
 

@@ -187,6 +187,7 @@ class TestTooLate:
         script.does["flaky"] = fail_late
         gate.open.set()
         async with backends.worker(script) as worker:
+            worker.store_line.before["begin"] = lambda *_: asyncio.sleep(0.2)
             status = await worker.ask("flaky", expires=duration(0.13))
             assert status.fate == turn_pb2.FATE_DONE
 

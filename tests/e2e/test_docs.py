@@ -1,4 +1,4 @@
-"""The documentation tells the truth: what it shows is typed for real, what it names exists, where it points is there."""
+"""The documentation tells the truth: what it shows is typed for real, what it names exists, its links lead there."""
 
 import re
 import shutil

@@ -109,13 +109,14 @@ class Database:
 
     def _translate(self, jobs: "list[_Job[Any]]") -> None:
         """Each job gets an error of its own: one exception that several tasks raise grows with each of them."""
-        failed = [(job, job.error) for job in jobs if isinstance(job.error, sqlite3.Error)]
-        for job, error in failed:
-            job.error = sqlite_file.failure(self.path, error)
-            if job.error is not error:
-                job.error.__cause__ = error
-        if failed:
-            log.error("store failed", path=str(self.path), error=str(failed[0][1]), jobs=len(failed))
+        told = False
+        for job in jobs:
+            if isinstance(cause := job.error, sqlite3.Error) and (failure := sqlite_file.failure(self.path, cause)):
+                failure.__cause__ = cause
+                job.error = failure
+                if not told:
+                    log.error("store failed", path=str(self.path), error=str(cause))
+                    told = True
 
 
 @dataclass(slots=True)

@@ -73,9 +73,9 @@ def prepare(path: Path, schema: Schema) -> None:
         raise (_broken(path, error) if _code(error) in _BROKEN else _unwritable(path, error)) from error
 
 
-def failure(path: Path, error: sqlite3.Error) -> Exception:
-    """What an error in the midst of work means: the disk's fault, lost data, or `error` itself, a defect of the
-    statement."""
+def failure(path: Path, error: sqlite3.Error) -> TroupeError | None:
+    """What an error in the midst of work means to callers: Unavailable where the disk fails, DataLoss where the file
+    is damaged. None when it is neither: the statement was wrong, or broke a constraint."""
     code = _code(error)
     if code in _BROKEN:
         return _broken(path, error)
@@ -83,7 +83,7 @@ def failure(path: Path, error: sqlite3.Error) -> Exception:
         return Unavailable(
             "STORE_UNAVAILABLE", f"{path.name} cannot be used ({error}); check the disk of {path.parent}"
         )
-    return error
+    return None
 
 
 def _ensure(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:

@@ -1,6 +1,7 @@
 """Clients: they send, wait, send again with the same id, cancel, delete, and tell the history what they were told."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -42,6 +43,13 @@ class Clients:
             else:
                 return
             await asyncio.sleep(self._dice.uniform(0.0, 3.0))
+
+    async def send_once(self, key: SessionKey, message_id: str, payload: str, worker: Worker) -> None:
+        """By this worker, and never again."""
+        request = SendRequest(session=key.ref(), message_id=message_id, content=Content(text=payload))
+        with contextlib.suppress(TroupeError, TimeoutError):
+            await worker.call(lambda: worker.gateway.send(key, request), 5.0)
+            self._confirmed((key, message_id))
 
     async def cancel(self, key: SessionKey, message_id: str) -> None:
         """Until it is answered."""

@@ -53,6 +53,10 @@ class Link:
         """Nothing gets through for so long, or this share of the calls does not."""
         self._down_until, self._share = asyncio.get_running_loop().time() + seconds, share
 
+    def away(self) -> float:
+        """Seconds for which nothing at all gets through."""
+        return max(0.0, self._down_until - asyncio.get_running_loop().time()) if self._share == 1.0 else 0.0
+
     def heal(self) -> None:
         self._down_until, self._weather = 0.0, Weather()
 
@@ -187,7 +191,9 @@ class Server:
 
     async def open(self, channel: "Channel") -> None:
         """Deliver over it when its turn has come."""
-        self._channels.setdefault(channel.queue, []).append(channel)
+        channels = self._channels.setdefault(channel.queue, [])
+        if channel not in channels:
+            channels.append(channel)
         await self._activate(channel.queue)
 
     async def close(self, channel: "Channel") -> None:
@@ -247,6 +253,9 @@ class Channel:
         self._wanted = True
         self.consumer: Subscription | None = None
 
+    def __repr__(self) -> str:
+        return f"channel of {self.queue}"
+
     async def cancel(self) -> None:
         self._wanted = False
         if self.consumer is not None:
@@ -257,6 +266,10 @@ class Channel:
     async def close(self) -> None:
         self._wanted = False
         await self._server.close(self)
+
+    def abandon(self) -> None:
+        """Its worker is dead; the server does not know."""
+        self._wanted = False
 
     async def reopen(self, after: float) -> None:
         """The connection breaks, and the client's library subscribes again without a word."""

@@ -36,15 +36,15 @@ class Script:
     hopeless: bool
 
     @classmethod
-    def of(cls, seed: str) -> "Script":
+    def of(cls, seed: str, long: float) -> "Script":
         dice = random.Random(seed)
         seconds = dice.choice((0.0, 0.002, 0.02, 0.2, 1.0))
         odds = dice.random()
-        if odds < 0.06:
-            seconds = dice.uniform(61.0, 80.0)
-        elif odds < 0.08:
+        if odds < long:
+            seconds = dice.uniform(40.0, 80.0)
+        elif odds < long + 0.02:
             seconds = DEADLINE + 5.0
-        elif odds < 0.14:
+        elif odds < long + 0.08:
             seconds = dice.uniform(2.0, 12.0)
         return cls(
             seconds,
@@ -58,8 +58,9 @@ class Script:
 class Scripts:
     """All messages'."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, long: float) -> None:
+        """`long` is the share of messages that take about a minute."""
+        self._seed, self._long = seed, long
         self._scripts: dict[tuple[SessionKey, str], Script] = {}
         self.calm = False
         """From now on nothing fails, kills or takes long."""
@@ -67,7 +68,7 @@ class Scripts:
     def of(self, key: SessionKey, message_id: str) -> Script:
         name = (key, message_id)
         if name not in self._scripts:
-            self._scripts[name] = Script.of(f"{self._seed} {key} {message_id}")
+            self._scripts[name] = Script.of(f"{self._seed} {key} {message_id}", self._long)
         return self._scripts[name]
 
 

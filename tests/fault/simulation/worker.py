@@ -52,6 +52,7 @@ class Worker:
         history: History,
         dice: random.Random,
         weather: Weather,
+        prefetch: int,
         killed: Callable[["Worker"], None],
     ) -> None:
         """`killed` hears when one of its turns kills it."""
@@ -62,11 +63,12 @@ class Worker:
         self.to_store = Link(f"{instance} store", dice, weather, history.log)
         self.to_broker = Link(f"{instance} broker", dice, weather, history.log)
         self._store = RemoteStore(self.to_store, store)
-        self._broker = RemoteBroker(self.to_broker, server, self._arrive, dice.choice((1, 3, 32)))
+        self._broker = RemoteBroker(self.to_broker, server, self._arrive, prefetch)
         self.hub = Hub()
         self._mine: Sequence[Owner] = ()
         self._placing = asyncio.Lock()
         self.up, self._stop = asyncio.Event(), asyncio.Event()
+        self._held: list[tuple[Callable[[Delivery], None], Delivery]] = []
         self._calls: set[asyncio.Task[Any]] = set()
         self._main = self._spawn(self._serve())
 
@@ -108,6 +110,8 @@ class Worker:
         self._history.counts["kills"] += 1
         self._cancel_calls()
         self.process.cancel()
+        for channel in self._broker.channels:
+            channel.abandon()
         await asyncio.sleep(noticed)
         for channel in self._broker.channels:
             await channel.close()
@@ -157,8 +161,27 @@ class Worker:
         return asyncio.get_running_loop().create_task(run(), context=self.process.context.copy())
 
     def _arrive(self, handler: Callable[[Delivery], None], delivery: Delivery) -> None:
-        if not self.dead or not self.to_broker.dead:
-            self._history.log(f"{self.instance} is delivered {Envelope.FromString(delivery.body).number} {delivery.redeliveries}".replace("\n", " ")) if self._history.traced else None
+        """What is on its way when the link is cut comes when it is there again."""
+        if self._held or self.to_broker.away():
+            self._held.append((handler, delivery))
+            if len(self._held) == 1:
+                self._let_through()
+        else:
+            self._hand_over(handler, delivery)
+
+    def _let_through(self) -> None:
+        if away := self.to_broker.away():
+            asyncio.get_running_loop().call_later(away + 0.001, self._let_through)
+            return
+        held, self._held = self._held, []
+        for handler, delivery in held:
+            self._hand_over(handler, delivery)
+
+    def _hand_over(self, handler: Callable[[Delivery], None], delivery: Delivery) -> None:
+        if not self.to_broker.dead:
+            if self._history.traced:
+                number = Envelope.FromString(delivery.body).number
+                self._history.log(f"{self.instance} gets {number.stream}:{number.sequence}, {delivery.redeliveries}")
             self.process.context.copy().run(handler, delivery)
 
     async def _serve(self) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from fault.simulation.checker import check
 from fault.simulation.client import Clients
+from fault.simulation.climate import CLIMATES
 from fault.simulation.history import History
-from fault.simulation.network import Server, Weather
+from fault.simulation.network import Server
 from fault.simulation.script import Scripts
 from fault.simulation.store import WatchedStore
 from fault.simulation.worker import LATE_AGENT, SHARDS, LoopClock, Worker
@@ -17,7 +18,7 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.memory import MemoryBroker
 from troupe.dataplane.state.port import Owner
 
-DRAIN = 600.0
+DRAIN = 1200.0
 """Seconds after the last fault within which everything must have come to its end."""
 TIDY = 60.0
 """Seconds within which idle sessions leave memory."""
@@ -27,11 +28,12 @@ class World:
     """See the module's text. Must be made inside the loop that it runs in."""
 
     def __init__(self, seed: int, history: History) -> None:
-        self.dice, self.history, self.scripts = random.Random(seed), history, Scripts(seed)
+        self.dice, self.history = random.Random(seed), history
+        self._climate = self.dice.choice(CLIMATES)(self.dice)
+        self.scripts = Scripts(seed, self._climate.long)
         self.faulty = True
         self.server = Server(MemoryBroker(clock=LoopClock()), self.dice)
         self.store = WatchedStore(history, self.server)
-        self.weather = self._weather()
         self.workers: list[Worker] = []
         self.gone: list[Worker] = []
         self._instances = 0
@@ -57,7 +59,7 @@ class World:
 
     async def _through_faults(self) -> None:
         dice, length = self.dice, self.dice.choice((15.0, 45.0))
-        sessions = [
+        sessions = self._sessions = [
             SessionKey("default", "default", agent, f"s{number}")
             for number, agent in enumerate(dice.choice((("clerk",), ("clerk", "clerk", LATE_AGENT), ("clerk",) * 5)))
         ]
@@ -76,20 +78,18 @@ class World:
         if dice.random() < 0.15:
             for _ in range(dice.choice((1, 3))):
                 self._at(dice.uniform(0.0, length), self._clients.delete, dice.choice(sessions))
-        faults = [
-            self._kill,
-            self._storm,
-            self._restart,
-            self._move,
-            self._move_silently,
-            self._cut_store,
-            self._cut_broker,
-            self._reconnect,
-        ]
-        kinds = dice.sample(faults, dice.randint(0, 3))
-        if kinds:
-            for _ in range(dice.choice((1, 3, 8))):
-                self._at(dice.uniform(0.2, length), dice.choice(kinds))
+        faults = {
+            "kill": self._kill,
+            "storm": self._storm,
+            "restart": self._restart,
+            "move": self._move,
+            "move silently": self._move_silently,
+            "cut store": self._cut_store,
+            "cut broker": self._cut_broker,
+            "reconnect": self._reconnect,
+        }
+        for _ in range(self._climate.faults):
+            self._at(dice.uniform(0.2, length), faults[dice.choice(self._climate.kinds)])
         self._at(dice.uniform(5.0, 60.0), self._second_revision)
         await asyncio.sleep(length)
 
@@ -136,7 +136,15 @@ class World:
     def _start(self) -> Worker:
         self._instances += 1
         return Worker(
-            f"w{self._instances}", self.store, self.server, self.scripts, self.history, self.dice, self.weather, self._killed
+            f"w{self._instances}",
+            self.store,
+            self.server,
+            self.scripts,
+            self.history,
+            self.dice,
+            self._climate.weather,
+            self._climate.prefetch,
+            self._killed,
         )
 
     def _give(self, shard: int, worker: Worker) -> None:
@@ -187,8 +195,15 @@ class World:
 
     async def _storm(self) -> None:
         """Half of what a worker publishes is not carried, then it dies: numbers that it gave out never come."""
-        worker, seconds = self.dice.choice(self.workers), self.dice.choice((0.5, 3.0))
+        worker, seconds = self.dice.choice(self.workers), self.dice.choice((0.02, 0.2))
+        if worker.dead or not worker.up.is_set():
+            return
         worker.to_broker.cut(seconds, share=0.5)
+        key = self.dice.choice(self._sessions)
+        for _ in range(6):
+            message_id = f"m{len(self.sent)}"
+            self.sent.add((key, message_id))
+            self._at(self.dice.uniform(0.0, seconds), self._clients.send_once, key, message_id, "payload", worker)
         await asyncio.sleep(seconds)
         await self._replace(worker, self._kill_of(worker))
 
@@ -222,16 +237,11 @@ class World:
         self.dice.choice(self.workers).to_store.cut(self.dice.choice((0.5, 5.0, 20.0)))
 
     async def _cut_broker(self) -> None:
-        self.dice.choice(self.workers).to_broker.cut(self.dice.choice((0.5, 5.0, 20.0)))
+        self.dice.choice(self.workers).to_broker.cut(self.dice.choice((0.5, 5.0, 20.0, 45.0)))
 
     async def _second_revision(self) -> None:
         for worker in self.workers:
             worker.learn()
-
-    def _weather(self) -> Weather:
-        dice = self.dice
-        rates = [dice.choice((0.0, 0.0, 0.01, 0.05)) for _ in range(3)]
-        return Weather(rates[0], rates[1], rates[2], dice.choice((0.0, 0.05, 0.3)), dice.choice((0.05, 0.5)))
 
     def _at(self, seconds: float, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         async def later() -> None:

@@ -346,4 +346,4 @@ def _number(stored: Stored) -> int:
 
 
 TestWindow = Mailbox.TestCase
-TestWindow.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestWindow.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from troupe.broker.addressing import SessionKey
-from troupe.broker.order import Number, Position
+from troupe.broker.order import Number
 from troupe.chassis.sqlite import Database
 from troupe.dataplane.state import rules
+from troupe.dataplane.state import sqlite_rows as rows
 from troupe.dataplane.state import sqlite_tables as tables
 from troupe.dataplane.state.port import (
-    RECENT,
     RECORD_KEPT,
     Begun,
     Entry,
@@ -24,7 +24,8 @@ from troupe.dataplane.state.port import (
     TurnCommit,
     begun,
 )
-from troupe.dataplane.state.sqlite_tables import BINDING, ENTRY, REDRIVABLE, REDRIVEN, SCHEMA, SUMMARY
+from troupe.dataplane.state.sqlite_rows import MESSAGE, NUMBER
+from troupe.dataplane.state.sqlite_tables import BINDING, REDRIVABLE, SCHEMA, SUMMARY
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 
@@ -47,9 +48,9 @@ class SqliteStateStore:
 
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
         def script(db: sqlite3.Connection) -> list[SessionKey]:
-            _admit(db, owner)
-            rows = db.execute("SELECT DISTINCT path FROM inbox WHERE shard = ?", (owner.shard,))
-            return [SessionKey.parse(path) for (path,) in rows]
+            rows.admit(db, owner)
+            waiting = db.execute("SELECT DISTINCT path FROM inbox WHERE shard = ?", (owner.shard,))
+            return [SessionKey.parse(path) for (path,) in waiting]
 
         return await self._database.write(script)
 
@@ -58,15 +59,15 @@ class SqliteStateStore:
             # One transaction, so that all parts are of one moment.
             db.execute("BEGIN")
             try:
-                return _load(db, key.path)
+                return rows.load(db, key.path)
             finally:
-                db.execute("COMMIT")
+                db.rollback()
 
         return await self._database.read(script)
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
         def script(db: sqlite3.Connection) -> Placed:
-            _admit(db, owner)
+            rows.admit(db, owner)
             settled, gaps, waits, known, tombstone = db.execute(
                 _PLACE,
                 {
@@ -81,27 +82,25 @@ class SqliteStateStore:
             )
             if placed in (Placed.NEW, Placed.SKIPPED):
                 placing = replace(entry, skip=placed is Placed.SKIPPED)
-                _insert(db, owner.shard, key, placing, envelope, at_head=entry.running)
+                rows.insert(db, owner.shard, key, placing, envelope, at_head=entry.running)
             if record is not None:
-                _settle(db, key, entry.message_id, record, entry.placed)
+                rows.settle(db, key, entry.message_id, record, entry.placed)
             return placed
 
         return await self._database.write(script)
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
         def script(db: sqlite3.Connection) -> Begun:
-            _admit(db, owner)
+            rows.admit(db, owner)
             number, started = (key.path, entry.number.stream, entry.number.sequence), begun(entry)
-            row = db.execute(f"SELECT envelope FROM inbox WHERE {_NUMBER}", number).fetchone()
+            row = db.execute(f"SELECT envelope FROM inbox WHERE {NUMBER}", number).fetchone()
             if row is None:
                 raise KeyError(entry.number)
             db.execute(
-                f"UPDATE inbox SET starts = ?, attempts = ?, running = ? WHERE {_NUMBER} AND attempts <= ?",
+                f"UPDATE inbox SET starts = ?, attempts = ?, running = ? WHERE {NUMBER} AND attempts <= ?",
                 (started.starts, started.attempts, started.running, *number, entry.attempts),
             )
-            journal = db.execute(
-                "SELECT step, content FROM journal WHERE path = ? AND message_id = ?", (key.path, entry.message_id)
-            )
+            journal = db.execute(f"SELECT step, content FROM journal WHERE {MESSAGE}", (key.path, entry.message_id))
             return Begun(row[0], dict(journal.fetchall()))
 
         return await self._database.write(script)
@@ -110,7 +109,7 @@ class SqliteStateStore:
         self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
         def script(db: sqlite3.Connection) -> None:
-            _admit(db, owner)
+            rows.admit(db, owner)
             fate, cancelled = db.execute(_JOURNALED, {"path": key.path, "message_id": message_id}).fetchone()
             if rules.may_keep(message_id, fate, cancelled=bool(cancelled), starts=starts):
                 db.executemany(
@@ -122,45 +121,45 @@ class SqliteStateStore:
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
         def script(db: sqlite3.Connection) -> None:
-            _admit(db, owner)
-            found = tables.found(db, key, entry.number, entry.message_id)
+            rows.admit(db, owner)
+            found = rows.found(db, key, entry.number, entry.message_id)
             if not rules.puts_back(entry, found):
                 return
             body = envelope
             if found.waits is not None:
                 number = (key.path, entry.number.stream, entry.number.sequence)
-                (body,) = db.execute(f"DELETE FROM inbox WHERE {_NUMBER} RETURNING envelope", number).fetchone()
-            _insert(db, owner.shard, key, entry, body, at_head=True)
+                (body,) = db.execute(f"DELETE FROM inbox WHERE {NUMBER} RETURNING envelope", number).fetchone()
+            rows.insert(db, owner.shard, key, entry, body, at_head=True)
 
         await self._database.write(script)
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
         def script(db: sqlite3.Connection) -> int:
             key, number, record = commit.key, commit.number, commit.record
-            _admit(db, owner)
-            found = tables.found(db, key, number, commit.message_id)
+            rows.admit(db, owner)
+            found = rows.found(db, key, number, commit.message_id)
             position = rules.settled(commit, found)
             if position is None:
                 return found.version
-            _save_position(db, key, number.stream, position, commit.now)
+            rows.save_position(db, key, number.stream, position, commit.now)
             if found.waits is not None:
-                db.execute(f"DELETE FROM inbox WHERE {_NUMBER}", (key.path, number.stream, number.sequence))
+                db.execute(f"DELETE FROM inbox WHERE {NUMBER}", (key.path, number.stream, number.sequence))
             if record is not None:
-                _settle(db, key, commit.message_id, record, commit.now)
+                rows.settle(db, key, commit.message_id, record, commit.now)
             if record is None or record.fate != turn_pb2.FATE_DONE:
                 return found.version
-            _save_session(db, owner.shard, commit, found.version + 1)
+            rows.save_session(db, owner.shard, commit, found.version + 1)
             return found.version + 1
 
         return await self._database.write(script)
 
     async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
         def script(db: sqlite3.Connection) -> bool:
-            _admit(db, owner)
-            found = tables.found(db, key, number, message_id="")
+            rows.admit(db, owner)
+            found = rows.found(db, key, number, message_id="")
             if number.sequence != found.position.settled + 1 or found.waits is not None:
                 return False
-            _save_position(db, key, number.stream, found.position.pass_over(), now)
+            rows.save_position(db, key, number.stream, found.position.pass_over(), now)
             return True
 
         return await self._database.write(script)
@@ -168,32 +167,32 @@ class SqliteStateStore:
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         row = await self._database.read(
             lambda db: db.execute(
-                f"SELECT fate, status, digest FROM record WHERE {_MESSAGE}", (key.path, message_id)
+                f"SELECT fate, status, digest FROM record WHERE {MESSAGE}", (key.path, message_id)
             ).fetchone()
         )
         return None if row is None else Record(*row)
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
-        return next(iter(await self._database.read(lambda db: _waiting(db, key, message_id))), None)
+        return next(iter(await self._database.read(lambda db: rows.waiting(db, key, message_id))), None)
 
     async def cancel(
         self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
     ) -> VerbAnswer.ValueType:
         def script(db: sqlite3.Connection) -> VerbAnswer.ValueType:
             name = (key.path, message_id)
-            seen = db.execute(f"SELECT answer FROM verb WHERE {_MESSAGE} AND verb_id = ?", (*name, verb_id)).fetchone()
+            seen = db.execute(f"SELECT answer FROM verb WHERE {MESSAGE} AND verb_id = ?", (*name, verb_id)).fetchone()
             if seen is not None:
                 return seen[0]  # type: ignore[no-any-return]
-            waiting = _waiting(db, key, message_id)
-            fate = db.execute(f"SELECT fate FROM record WHERE {_MESSAGE}", name).fetchone()
-            journaled = db.execute(f"SELECT 1 FROM journal WHERE {_MESSAGE}", name).fetchone() is not None
+            waiting = rows.waiting(db, key, message_id)
+            fate = db.execute(f"SELECT fate FROM record WHERE {MESSAGE}", name).fetchone()
+            journaled = db.execute(f"SELECT 1 FROM journal WHERE {MESSAGE}", name).fetchone() is not None
             answer, at_once = rules.cancel_answer(waiting, fate and fate[0], journaled=journaled)
             db.execute(
                 "INSERT INTO verb (path, message_id, verb_id, answer, status, recorded) VALUES (?, ?, ?, ?, ?, ?)",
                 (*name, verb_id, answer, cancelled.status, now),
             )
             if at_once:
-                _settle(db, key, message_id, replace(cancelled, digest=waiting[0].digest), now)
+                rows.settle(db, key, message_id, replace(cancelled, digest=waiting[0].digest), now)
             return answer
 
         return await self._database.write(script)
@@ -213,8 +212,8 @@ class SqliteStateStore:
             shard, last = after or (-1, "")
             while len(page) < limit:
                 first, end = max(prefix, last), f"{prefix}\U0010ffff"
-                rows = db.execute(_PAGE, (shard, first, end, last, limit - len(page)))
-                page += [(shard, tables.summary(row)) for row in rows]
+                listed = db.execute(_PAGE, (shard, first, end, last, limit - len(page)))
+                page += [(shard, tables.summary(row)) for row in listed]
                 (following,) = db.execute("SELECT min(shard) FROM session WHERE shard > ?", (shard,)).fetchone()
                 if following is None:
                     break
@@ -225,11 +224,11 @@ class SqliteStateStore:
 
     async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
         def script(db: sqlite3.Connection) -> None:
-            _admit(db, owner)
+            rows.admit(db, owner)
             db.execute("DELETE FROM session WHERE path = ?", (key.path,))
             db.execute("DELETE FROM history WHERE path = ?", (key.path,))
             for message_id, record in cancelled.items():
-                _settle(db, key, message_id, record, now)
+                rows.settle(db, key, message_id, record, now)
 
         await self._database.write(script)
 
@@ -241,97 +240,6 @@ class SqliteStateStore:
     async def _repeat(self, drop: Callable[[sqlite3.Connection], int]) -> None:
         while await self._database.write(drop) > 0:
             pass
-
-
-def _admit(db: sqlite3.Connection, owner: Owner) -> None:
-    row = db.execute("SELECT epoch, instance FROM fence WHERE shard = ?", (owner.shard,)).fetchone()
-    if rules.raises_fence(owner, row or rules.UNCLAIMED):
-        db.execute(
-            "INSERT OR REPLACE INTO fence (shard, epoch, instance) VALUES (?, ?, ?)",
-            (owner.shard, owner.epoch, owner.instance),
-        )
-
-
-def _load(db: sqlite3.Connection, path: str) -> Loaded:
-    version, state = db.execute("SELECT version, state FROM session WHERE path = ?", (path,)).fetchone() or (0, b"")
-    history = db.execute("SELECT delta FROM history WHERE path = ? ORDER BY version", (path,))
-    streams = db.execute("SELECT stream, settled, gaps FROM stream WHERE path = ?", (path,))
-    inbox = db.execute(f"SELECT {ENTRY} FROM inbox WHERE path = ? ORDER BY place", (path,))
-    recent = db.execute("SELECT message_id FROM record WHERE path = ? LIMIT ?", (path, RECENT))
-    cancelled = db.execute(
-        f"""SELECT DISTINCT message_id FROM verb WHERE path = ? AND answer IN {BINDING} AND NOT EXISTS (
-            SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id)""",
-        (path,),
-    )
-    journaled = db.execute(
-        """SELECT DISTINCT message_id FROM journal WHERE path = ? AND NOT EXISTS (
-            SELECT 1 FROM record WHERE record.path = journal.path AND record.message_id = journal.message_id)""",
-        (path,),
-    )
-    return Loaded(
-        version=version,
-        state=state,
-        history=[delta for (delta,) in history],
-        positions={stream: tables.position(settled, gaps) for stream, settled, gaps in streams},
-        inbox=[tables.entry(row) for row in inbox],
-        recent=[message_id for (message_id,) in recent],
-        cancelled=[message_id for (message_id,) in cancelled],
-        journaled=frozenset(message_id for (message_id,) in journaled),
-    )
-
-
-def _waiting(db: sqlite3.Connection, key: SessionKey, message_id: str) -> list[Entry]:
-    rows = db.execute(f"SELECT {ENTRY} FROM inbox WHERE {_MESSAGE} AND skip = 0 ORDER BY place", (key.path, message_id))
-    return [tables.entry(row) for row in rows]
-
-
-def _insert(
-    db: sqlite3.Connection, shard: int, key: SessionKey, entry: Entry, envelope: bytes, *, at_head: bool
-) -> None:
-    place = "min(place), 0) - 1" if at_head else "max(place), 0) + 1"
-    db.execute(
-        f"""INSERT INTO inbox (path, shard, envelope, place, {ENTRY})
-            VALUES (?, ?, ?, (SELECT coalesce({place} FROM inbox WHERE path = ?), {", ".join("?" * 12)})""",
-        (key.path, shard, envelope, key.path, *tables.row(entry)),
-    )
-
-
-def _save_position(db: sqlite3.Connection, key: SessionKey, stream: str, position: Position, now: float) -> None:
-    db.execute(
-        """INSERT INTO stream (path, stream, settled, gaps, touched) VALUES (?, ?, ?, ?, ?)
-            ON CONFLICT (path, stream) DO UPDATE
-            SET settled = excluded.settled, gaps = excluded.gaps, touched = excluded.touched""",
-        (key.path, stream, position.settled, tables.gaps(position), now),
-    )
-
-
-def _settle(db: sqlite3.Connection, key: SessionKey, message_id: str, record: Record, now: float) -> None:
-    """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
-    name = (key.path, message_id)
-    db.execute(f"UPDATE inbox SET skip = 1 WHERE {_MESSAGE} AND skip = 0", name)
-    written = db.execute(_RECORD, (*name, record.fate, record.status, record.digest, now)).rowcount
-    if written and record.fate not in rules.REDRIVABLE:
-        db.execute(f"DELETE FROM journal WHERE {_MESSAGE}", name)
-
-
-def _save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, version: int) -> None:
-    path = commit.key.path
-    db.execute(
-        """INSERT INTO session (path, shard, version, turns, state, usage, created, updated)
-            VALUES (:path, :shard, :version, 1, coalesce(:state, x''), coalesce(:usage, x''), :now, :now)
-            ON CONFLICT (path) DO UPDATE SET version = :version, turns = turns + 1,
-                state = coalesce(:state, state), usage = coalesce(:usage, usage), updated = :now""",
-        {
-            "path": path,
-            "shard": shard,
-            "version": version,
-            "state": commit.state,
-            "usage": commit.usage,
-            "now": commit.now,
-        },
-    )
-    if commit.history is not None:
-        db.execute("INSERT INTO history (path, version, delta) VALUES (?, ?, ?)", (path, version, commit.history))
 
 
 def _dropping(outdated: str, before: float) -> Callable[[sqlite3.Connection], int]:
@@ -358,8 +266,6 @@ def _dropping_sessions(idle_since: float) -> Callable[[sqlite3.Connection], int]
     return drop
 
 
-_NUMBER = "path = ? AND stream = ? AND sequence = ?"
-_MESSAGE = "path = ? AND message_id = ?"
 _PLACE = f"""
     SELECT stream.settled, stream.gaps,
         EXISTS (SELECT 1 FROM inbox WHERE path = :path AND inbox.stream = :stream AND sequence = :sequence),
@@ -373,12 +279,6 @@ _PLACE = f"""
 _JOURNALED = f"""
     SELECT (SELECT fate FROM record WHERE path = :path AND message_id = :message_id),
         EXISTS (SELECT 1 FROM verb WHERE path = :path AND message_id = :message_id AND answer IN {BINDING})
-"""
-_RECORD = f"""
-    INSERT INTO record (path, message_id, fate, status, digest, settled) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (path, message_id) DO UPDATE
-    SET fate = excluded.fate, status = excluded.status, digest = excluded.digest, settled = excluded.settled
-    WHERE fate IN {REDRIVABLE} AND excluded.fate IN {REDRIVEN}
 """
 _PAGE = f"""
     SELECT {SUMMARY} FROM session WHERE shard = ? AND path >= ? AND path < ? AND path <> ? ORDER BY path LIMIT ?

@@ -4,7 +4,6 @@ Tables are ordinary ones, with a rowid: rows are wide (states, envelopes, answer
 wide in a table WITHOUT ROWID to pages of its own. Measured, that doubled the cost of a commit.
 """
 
-import sqlite3
 from typing import Any
 
 from troupe.broker.addressing import SessionKey
@@ -75,30 +74,6 @@ SUMMARY = """
     updated
 """
 """The columns of `summary`."""
-FOUND = f"""
-    SELECT stream.settled, stream.gaps, record.fate, session.version,
-        EXISTS (SELECT 1 FROM verb WHERE verb.path = :path AND verb.message_id = :message_id AND answer IN {BINDING}),
-        {", ".join(f"inbox.{column}" for column in ENTRY.split(", "))}
-    FROM (SELECT 1)
-        LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
-        LEFT JOIN record ON record.path = :path AND record.message_id = :message_id
-        LEFT JOIN session ON session.path = :path
-        LEFT JOIN inbox ON inbox.path = :path AND inbox.stream = :stream AND inbox.sequence = :sequence
-"""
-
-
-def found(db: sqlite3.Connection, key: SessionKey, number: Number, message_id: str) -> rules.Found:
-    """What the store has on a message and its number, in one look."""
-    settled, gaps, fate, version, cancelled, *waits = db.execute(
-        FOUND, {"path": key.path, "stream": number.stream, "sequence": number.sequence, "message_id": message_id}
-    ).fetchone()
-    return rules.Found(
-        position=position(settled, gaps),
-        waits=entry(waits) if waits[0] is not None else None,
-        fate=fate,
-        cancelled=bool(cancelled),
-        version=version or 0,
-    )
 
 
 def position(settled: int | None, gaps: str | None) -> Position:

@@ -1,0 +1,143 @@
+"""What the scripts of the SQLite state store read and write: each function is one step of a script."""
+
+import sqlite3
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number, Position
+from troupe.dataplane.state import rules
+from troupe.dataplane.state import sqlite_tables as tables
+from troupe.dataplane.state.port import RECENT, Entry, Loaded, Owner, Record, TurnCommit
+from troupe.dataplane.state.sqlite_tables import BINDING, ENTRY, REDRIVABLE, REDRIVEN
+
+
+def admit(db: sqlite3.Connection, owner: Owner) -> None:
+    """Raises Fenced."""
+    row = db.execute("SELECT epoch, instance FROM fence WHERE shard = ?", (owner.shard,)).fetchone()
+    if rules.raises_fence(owner, row or rules.UNCLAIMED):
+        db.execute(
+            "INSERT OR REPLACE INTO fence (shard, epoch, instance) VALUES (?, ?, ?)",
+            (owner.shard, owner.epoch, owner.instance),
+        )
+
+
+def found(db: sqlite3.Connection, key: SessionKey, number: Number, message_id: str) -> rules.Found:
+    """What the store has on a message and its number, in one look."""
+    settled, gaps, fate, version, cancelled, *waits = db.execute(
+        _FOUND, {"path": key.path, "stream": number.stream, "sequence": number.sequence, "message_id": message_id}
+    ).fetchone()
+    return rules.Found(
+        position=tables.position(settled, gaps),
+        waits=tables.entry(waits) if waits[0] is not None else None,
+        fate=fate,
+        cancelled=bool(cancelled),
+        version=version or 0,
+    )
+
+
+def load(db: sqlite3.Connection, path: str) -> Loaded:
+    """All of a session."""
+    version, state = db.execute("SELECT version, state FROM session WHERE path = ?", (path,)).fetchone() or (0, b"")
+    history = db.execute("SELECT delta FROM history WHERE path = ? ORDER BY version", (path,))
+    streams = db.execute("SELECT stream, settled, gaps FROM stream WHERE path = ?", (path,))
+    inbox = db.execute(f"SELECT {ENTRY} FROM inbox WHERE path = ? ORDER BY place", (path,))
+    recent = db.execute("SELECT message_id FROM record WHERE path = ? LIMIT ?", (path, RECENT))
+    cancelled = db.execute(
+        f"""SELECT DISTINCT message_id FROM verb WHERE path = ? AND answer IN {BINDING} AND NOT EXISTS (
+            SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id)""",
+        (path,),
+    )
+    journaled = db.execute(
+        """SELECT DISTINCT message_id FROM journal WHERE path = ? AND NOT EXISTS (
+            SELECT 1 FROM record WHERE record.path = journal.path AND record.message_id = journal.message_id)""",
+        (path,),
+    )
+    return Loaded(
+        version=version,
+        state=state,
+        history=[delta for (delta,) in history],
+        positions={stream: tables.position(settled, gaps) for stream, settled, gaps in streams},
+        inbox=[tables.entry(row) for row in inbox],
+        recent=[message_id for (message_id,) in recent],
+        cancelled=[message_id for (message_id,) in cancelled],
+        journaled=frozenset(message_id for (message_id,) in journaled),
+    )
+
+
+def waiting(db: sqlite3.Connection, key: SessionKey, message_id: str) -> list[Entry]:
+    """Where the message waits, foremost first, without SKIPs."""
+    rows = db.execute(f"SELECT {ENTRY} FROM inbox WHERE {MESSAGE} AND skip = 0 ORDER BY place", (key.path, message_id))
+    return [tables.entry(row) for row in rows]
+
+
+def insert(
+    db: sqlite3.Connection, shard: int, key: SessionKey, entry: Entry, envelope: bytes, *, at_head: bool
+) -> None:
+    """Place an entry whose number does not wait."""
+    place = "min(place), 0) - 1" if at_head else "max(place), 0) + 1"
+    db.execute(
+        f"""INSERT INTO inbox (path, shard, envelope, place, {ENTRY})
+            VALUES (?, ?, ?, (SELECT coalesce({place} FROM inbox WHERE path = ?), {", ".join("?" * 12)})""",
+        (key.path, shard, envelope, key.path, *tables.row(entry)),
+    )
+
+
+def save_position(db: sqlite3.Connection, key: SessionKey, stream: str, position: Position, now: float) -> None:
+    """The stream stands there now, and is as young as `now`."""
+    db.execute(
+        """INSERT INTO stream (path, stream, settled, gaps, touched) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (path, stream) DO UPDATE
+            SET settled = excluded.settled, gaps = excluded.gaps, touched = excluded.touched""",
+        (key.path, stream, position.settled, tables.gaps(position), now),
+    )
+
+
+def settle(db: sqlite3.Connection, key: SessionKey, message_id: str, record: Record, now: float) -> None:
+    """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
+    name = (key.path, message_id)
+    db.execute(f"UPDATE inbox SET skip = 1 WHERE {MESSAGE} AND skip = 0", name)
+    written = db.execute(_RECORD, (*name, record.fate, record.status, record.digest, now)).rowcount
+    if written and record.fate not in rules.REDRIVABLE:
+        db.execute(f"DELETE FROM journal WHERE {MESSAGE}", name)
+
+
+def save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, version: int) -> None:
+    """What a turn that ended DONE changes."""
+    path = commit.key.path
+    db.execute(
+        """INSERT INTO session (path, shard, version, turns, state, usage, created, updated)
+            VALUES (:path, :shard, :version, 1, coalesce(:state, x''), coalesce(:usage, x''), :now, :now)
+            ON CONFLICT (path) DO UPDATE SET version = :version, turns = turns + 1,
+                state = coalesce(:state, state), usage = coalesce(:usage, usage), updated = :now""",
+        {
+            "path": path,
+            "shard": shard,
+            "version": version,
+            "state": commit.state,
+            "usage": commit.usage,
+            "now": commit.now,
+        },
+    )
+    if commit.history is not None:
+        db.execute("INSERT INTO history (path, version, delta) VALUES (?, ?, ?)", (path, version, commit.history))
+
+
+NUMBER = "path = ? AND stream = ? AND sequence = ?"
+"""The condition for one place in the inbox."""
+MESSAGE = "path = ? AND message_id = ?"
+"""The condition for one message."""
+_FOUND = f"""
+    SELECT stream.settled, stream.gaps, record.fate, session.version,
+        EXISTS (SELECT 1 FROM verb WHERE verb.path = :path AND verb.message_id = :message_id AND answer IN {BINDING}),
+        {", ".join(f"inbox.{column}" for column in ENTRY.split(", "))}
+    FROM (SELECT 1)
+        LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
+        LEFT JOIN record ON record.path = :path AND record.message_id = :message_id
+        LEFT JOIN session ON session.path = :path
+        LEFT JOIN inbox ON inbox.path = :path AND inbox.stream = :stream AND inbox.sequence = :sequence
+"""
+_RECORD = f"""
+    INSERT INTO record (path, message_id, fate, status, digest, settled) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (path, message_id) DO UPDATE
+    SET fate = excluded.fate, status = excluded.status, digest = excluded.digest, settled = excluded.settled
+    WHERE fate IN {REDRIVABLE} AND excluded.fate IN {REDRIVEN}
+"""

@@ -1,0 +1,61 @@
+"""What kind of trouble one seed is about. Rare schedules come sooner when a seed insists on one kind."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fault.simulation.network import Weather
+from troupe.broker.port import PREFETCH
+
+KINDS = ("kill", "storm", "restart", "move", "move silently", "cut store", "cut broker", "reconnect")
+
+
+@dataclass(frozen=True, slots=True)
+class Climate:
+    """Drawn once for a seed."""
+
+    weather: Weather
+    kinds: Sequence[str]
+    """Of faults that may befall the workers."""
+    faults: int
+    """How many do."""
+    prefetch: int
+    long: float
+    """Share of messages that take about a minute."""
+
+
+def anything(dice: random.Random) -> Climate:
+    """A few kinds of faults, in any mixture."""
+    refused, reply_lost, late = (dice.choice((0.0, 0.0, 0.01, 0.05)) for _ in range(3))
+    return Climate(
+        Weather(refused, reply_lost, late, dice.choice((0.0, 0.05, 0.3)), dice.choice((0.05, 0.5))),
+        kinds := dice.sample(KINDS, dice.randint(0, 3)),
+        faults=dice.choice((1, 3, 8)) if kinds else 0,
+        prefetch=dice.choice((1, 3, PREFETCH)),
+        long=0.06,
+    )
+
+
+def gaps(dice: random.Random) -> Climate:
+    """Numbers that never come, or come late and out of order, while long turns hold up the mailbox."""
+    return Climate(
+        Weather(),
+        kinds=("storm", "reconnect", "cut broker"),
+        faults=dice.choice((4, 8, 16)),
+        prefetch=dice.choice((2, 3)),
+        long=dice.choice((0.1, 0.4)),
+    )
+
+
+def zombies(dice: random.Random) -> Climate:
+    """Owners that do not know that they are none any more, and whose writes take long."""
+    return Climate(
+        Weather(late=dice.choice((0.0, 0.05)), slow=0.3, slowest=dice.choice((0.5, 3.0))),
+        kinds=("move silently", "move", "cut store"),
+        faults=dice.choice((4, 8)),
+        prefetch=PREFETCH,
+        long=0.0,
+    )
+
+
+CLIMATES = (anything, anything, anything, gaps, zombies)
