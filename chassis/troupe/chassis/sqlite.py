@@ -64,7 +64,8 @@ class Database:
         finally:
             database._reader.refuse()
             database._writer.refuse()
-            await asyncio.to_thread(database._close)
+            # Shielded: whoever is cancelled here stops waiting, and the file is closed all the same.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, database._close))
 
     def write(
         self, job: Callable[[sqlite3.Connection], T], then: Callable[[T], None] | None = None
