@@ -103,6 +103,25 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_innocents_run(bac
     assert (letter.reason, letter.attempts) == ("WORKER_KILLED", 3)
 
 
+async def test_stops_in_the_middle_of_a_turn_are_not_held_against_its_message(backends: Backends) -> None:
+    script = Scripted()
+    slow = script.gate("slow")
+    async with backends.worker(script) as worker:
+        await worker.send("slow", message_id="m")
+        await slow.entered.wait()
+        await worker.kill()
+    # When its worker is stopped, well and more often than a message that kills its worker may start
+    for _ in range(5):
+        slow.entered.clear()
+        async with backends.worker(script, drain_timeout=0):
+            await asyncio.wait_for(slow.entered.wait(), 10)
+    # Then it still runs; the first start, on the fast path, died uncounted
+    slow.open.set()
+    async with backends.worker(script) as worker:
+        status = await worker.end_of("m")
+    assert (status.fate, status.attempts) == (turn_pb2.FATE_DONE, 6)
+
+
 async def test_two_suspects_never_run_at_once(backends: Backends) -> None:
     script = Scripted()
     gates = [script.gate(f"g{number}") for number in range(3)]

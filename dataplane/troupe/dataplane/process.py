@@ -111,7 +111,7 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
             worker.join(host, applier)
             reporter = Reporter(settings.worker_id, instance_id, host, applier, meter, clock)
             sessions = Sessions(store, host, gateway, clock, settings.worker_id, lambda: placement.shard_count)
-            agents = Agents(gateway, sessions, hub)
+            agents = Agents(gateway, sessions, hub, stopping=lambda: reporter.draining)
             data_plane = DataPlane(applier, reporter, worker.place)
 
             def register(server: grpc.aio.Server) -> list[str]:

@@ -1,6 +1,6 @@
 """AgentService: clients' calls, checked and bounded here, carried out by the gateway and the sessions."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -49,8 +49,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Agents(served.AgentServiceServicer):
     """The service of one worker."""
 
-    def __init__(self, gateway: Gateway, sessions: Sessions, hub: Hub) -> None:
-        self._gateway, self._sessions, self._hub = gateway, sessions, hub
+    def __init__(self, gateway: Gateway, sessions: Sessions, hub: Hub, stopping: Callable[[], bool]) -> None:
+        self._gateway, self._sessions, self._hub, self._stopping = gateway, sessions, hub, stopping
 
     async def Send(self, request: SendRequest, context: Context) -> SendResponse:  # noqa: N802
         key = _key(request.session)
@@ -80,7 +80,7 @@ class Agents(served.AgentServiceServicer):
             ended = True  # refused: this call has nothing to cancel
             raise
         finally:
-            if request.cancel_on_disconnect and not ended:
+            if request.cancel_on_disconnect and not ended and not self._stopping():
                 await self._gateway.cancel(key, message.message_id, uuid7())
 
     async def Subscribe(  # noqa: N802

@@ -41,7 +41,7 @@ def gaps(dice: random.Random) -> Climate:
     return Climate(
         Weather(),
         kinds=("storm", "reconnect", "cut broker"),
-        faults=dice.choice((4, 8, 16)),
+        faults=dice.choice((4, 8)),
         prefetch=dice.choice((2, 3)),
         long=dice.choice((0.1, 0.4)),
     )

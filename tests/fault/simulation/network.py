@@ -130,22 +130,36 @@ class RemoteStore:
         return await self._link.call(f"load {key}", lambda: self._store.load(key))
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
-        return await self._link.call(f"put {entry.message_id} {entry.number.stream}:{entry.number.sequence} running={entry.running}", lambda: self._store.put(owner, key, entry, envelope))
+        return await self._link.call(
+            f"put {entry.message_id} {entry.number.stream}:{entry.number.sequence} running={entry.running}",
+            lambda: self._store.put(owner, key, entry, envelope),
+        )
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
-        return await self._link.call(f"begin {entry.message_id} {entry.number.stream}:{entry.number.sequence}", lambda: self._store.begin(owner, key, entry))
+        return await self._link.call(
+            f"begin {entry.message_id} {entry.number.stream}:{entry.number.sequence}",
+            lambda: self._store.begin(owner, key, entry),
+        )
 
     async def journal(
         self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
         kept = dict(steps)
-        await self._link.call(f"journal {message_id} {kept}", lambda: self._store.journal(owner, key, message_id, kept, starts=starts))
+        await self._link.call(
+            f"journal {message_id} {kept}", lambda: self._store.journal(owner, key, message_id, kept, starts=starts)
+        )
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
-        await self._link.call(f"retry {entry.message_id} {entry.number.stream}:{entry.number.sequence}", lambda: self._store.retry(owner, key, entry, envelope))
+        await self._link.call(
+            f"retry {entry.message_id} {entry.number.stream}:{entry.number.sequence}",
+            lambda: self._store.retry(owner, key, entry, envelope),
+        )
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
-        return await self._link.call(f"commit {commit.message_id} {commit.number.stream}:{commit.number.sequence}", lambda: self._store.commit(owner, commit))
+        return await self._link.call(
+            f"commit {commit.message_id} {commit.number.stream}:{commit.number.sequence}",
+            lambda: self._store.commit(owner, commit),
+        )
 
     async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
         return await self._link.call("pass over", lambda: self._store.pass_over(owner, key, number, now))
@@ -159,7 +173,9 @@ class RemoteStore:
     async def cancel(
         self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
     ) -> VerbAnswer.ValueType:
-        return await self._link.call(f"cancel {message_id}", lambda: self._store.cancel(key, message_id, verb_id, cancelled, now))
+        return await self._link.call(
+            f"cancel {message_id}", lambda: self._store.cancel(key, message_id, verb_id, cancelled, now)
+        )
 
     async def summary(self, key: SessionKey) -> SessionSummary | None:
         return await self._link.call("summary", lambda: self._store.summary(key))
@@ -282,7 +298,9 @@ class Channel:
 class RemoteBroker:
     """A Broker behind a link."""
 
-    def __init__(self, link: Link, server: Server, arrive: Callable[[Callable[[Delivery], None], Delivery], Any], prefetch: int) -> None:
+    def __init__(
+        self, link: Link, server: Server, arrive: Callable[[Callable[[Delivery], None], Delivery], Any], prefetch: int
+    ) -> None:
         """`arrive` calls a handler with a delivery, in the process that consumes."""
         self._link, self._server, self._arrive, self._prefetch = link, server, arrive, prefetch
         self.channels: list[Channel] = []

@@ -13,6 +13,7 @@ from troupe.dataplane.actors import actor
 from troupe.dataplane.actors.arrivals import Arrival
 from troupe.dataplane.actors.gap import GapWatch
 from troupe.dataplane.actors.memory import SessionMemory
+from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.state import memory, rules
 from troupe.dataplane.state.memory import MemoryStateStore
 from troupe.dataplane.state.port import Begun, Entry, Owner, Placed, Record
@@ -110,6 +111,28 @@ def no_journal_check_on_fast_path() -> AbstractContextManager[Any]:
     return mock.patch.object(SessionMemory, "has_journal", lambda self, message_id: False)
 
 
+@contextlib.contextmanager
+def ack_before_commit() -> Iterator[None]:
+    """A delivery is acked as soon as its turn begins."""
+    begin = actor.Actor._begin
+
+    def eager(self: actor.Actor, turn: Turn) -> None:
+        begin(self, turn)
+        turn.ack()
+
+    with mock.patch.object(actor.Actor, "_begin", eager):
+        yield
+
+
+def no_writing_down_before_copies() -> AbstractContextManager[Any]:
+    """Copies of what runs take their places while it has none."""
+
+    async def nothing(self: actor.Actor) -> None:
+        return
+
+    return mock.patch.object(actor.Actor, "_write_down_copied", nothing)
+
+
 def no_order() -> AbstractContextManager[Any]:
     """Any message may be next."""
 
@@ -141,4 +164,6 @@ OFF: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "fast path only for what was never delivered": fast_path_for_redelivered,
     "fast path only without a journal": no_journal_check_on_fast_path,
     "order in streams": no_order,
+    "acks follow commits": ack_before_commit,
+    "what runs is written down before its copies": no_writing_down_before_copies,
 }

@@ -205,7 +205,14 @@ class Worker:
                 dice=self._dice.random,
             ) as self.host,
             Gateway.opened(
-                self._broker, self._store, self.hub, self.host, clock, generation=lambda: 1, ready=ready, max_session_inbox=1000
+                self._broker,
+                self._store,
+                self.hub,
+                self.host,
+                clock,
+                generation=lambda: 1,
+                ready=ready,
+                max_session_inbox=1000,
             ) as self.gateway,
         ):
             self.sessions = Sessions(self._store, self.host, self.gateway, clock, self.instance, lambda: SHARDS)
@@ -215,6 +222,8 @@ class Worker:
     async def _hold(self) -> None:
         await self.up.wait()
         async with self._placing:
+            if self.dead:
+                return
             await self.host.hold(self._mine)
             self.host.revision_changed()
 

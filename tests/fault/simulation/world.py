@@ -18,7 +18,7 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.memory import MemoryBroker
 from troupe.dataplane.state.port import Owner
 
-DRAIN = 1200.0
+DRAIN = 1800.0
 """Seconds after the last fault within which everything must have come to its end."""
 TIDY = 60.0
 """Seconds within which idle sessions leave memory."""
@@ -155,7 +155,11 @@ class World:
     def _tell(self, *told: Worker) -> None:
         for worker in told or self.workers:
             worker.place(
-                [Owner(shard, epoch, owner.instance) for shard, (owner, epoch) in self._owners.items() if owner is worker]
+                [
+                    Owner(shard, epoch, owner.instance)
+                    for shard, (owner, epoch) in self._owners.items()
+                    if owner is worker
+                ]
             )
 
     def _reown(self) -> None:
@@ -194,7 +198,8 @@ class World:
         return lambda: worker.kill(self.dice.choice((0.0, 0.0, 1.0, 10.0)))
 
     async def _storm(self) -> None:
-        """Half of what a worker publishes is not carried, then it dies: numbers that it gave out never come."""
+        """Half of what a worker publishes is not carried. Then it dies, and numbers that it gave out never come; or the
+        receiver's deliveries stop, and they come late."""
         worker, seconds = self.dice.choice(self.workers), self.dice.choice((0.02, 0.2))
         if worker.dead or not worker.up.is_set():
             return
@@ -205,7 +210,10 @@ class World:
             self.sent.add((key, message_id))
             self._at(self.dice.uniform(0.0, seconds), self._clients.send_once, key, message_id, "payload", worker)
         await asyncio.sleep(seconds)
-        await self._replace(worker, self._kill_of(worker))
+        if self.dice.random() < 0.5:
+            await self._replace(worker, self._kill_of(worker))
+        else:
+            self._owners[key.shard(SHARDS)][0].to_broker.cut(45.0)
 
     async def _reconnect(self) -> None:
         await self.dice.choice(self.workers).reconnect(self.dice.choice((0.0, 0.1, 3.0)))

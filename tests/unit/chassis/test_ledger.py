@@ -94,7 +94,7 @@ def test_only_the_time_asked_for_counts() -> None:
     ledger.add(TOOL, -5.0, 1.0)
     ledger.add(STORE, 9.0, 20.0)
 
-    assert _rows(ledger, 0.0, 10.0) == ([(TOOL, 1.0), (STORE, 1.0)][::-1], 8.0)
+    assert _rows(ledger, 0.0, 10.0) == ([(STORE, 1.0), (TOOL, 1.0)], 8.0)
 
 
 @pytest.mark.parametrize(("start", "end"), [(5.0, 5.0), (5.0, 4.0)])

@@ -149,6 +149,15 @@ class Actor:
         """Start nothing more."""
         self._move(ActorEvent.DRAIN)
 
+    async def put_back(self) -> None:
+        """The worker stops in the middle of the turn. A start that was counted is not held against its message: three
+        stops must not look like a message that kills its worker. Raises what the store raises."""
+        turn = self.turn
+        if turn is not None and turn.waiting and turn.began:
+            turn.abandon()
+            entry = replace(turn.entry, starts=0, attempts=turn.attempts, running=False, not_before=0.0)
+            await self._world.store.retry(self.owner, self.key, entry, turn.envelope.SerializeToString())
+
     def stop(self) -> None:
         """Leave memory. What is unacked comes again."""
         self._move(ActorEvent.STOP)

@@ -37,6 +37,9 @@ AT_ONCE = 1.0
 AGAIN = 1.0
 """Seconds until a shard is acquired again that could not be, or was given up over a defect."""
 
+PUT_BACK = 1.0
+"""Seconds that a stopping worker takes at most to write down the turns that it interrupts."""
+
 log = structlog.get_logger()
 
 
@@ -152,12 +155,13 @@ class Host:
 
     async def hold(self, owners: Iterable[Owner]) -> None:
         """Hold exactly these shards: let go of the others at once, claim and subscribe to the new ones. What cannot
-        be acquired within AT_ONCE is tried on beside, until it is or is not wanted any more."""
+        be acquired within AT_ONCE is tried on beside, until it is or is not wanted any more. A host that stops
+        acquires none."""
         wanted = {owner.shard: owner for owner in owners}
         for number, shard in list(self._shards.items()):
             if wanted.get(number) != shard.owner:
                 await self._let_go(shard)
-        new = [owner for number, owner in wanted.items() if number not in self._shards]
+        new = [owner for number, owner in wanted.items() if number not in self._shards and not self._draining]
         for owner in new:
             self._shards[owner.shard] = Shard(owner, GapWatch(owner, self.world))
         acquiring = [self._spawn(self._acquire(self._shards[owner.shard])) for owner in new]
@@ -335,6 +339,11 @@ class Host:
                 for shard in shards:
                     for actor in list(shard.actors.values()):
                         await actor.rested.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PUT_BACK):
+                await asyncio.gather(
+                    *(actor.put_back() for shard in shards for actor in shard.actors.values()), return_exceptions=True
+                )
         for shard in shards:
             await self._let_go(shard)
 

@@ -1,0 +1,92 @@
+"""The actor runtime under seeded faults, in virtual time. See `fault.simulation`.
+
+A seed that fails here is looked at with `PYTHONPATH=tests python -m fault.simulation SEED 1 --trace`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from fault.simulation.loop import Spinning, Stalled, VirtualLoop
+from fault.simulation.rules import OFF
+from fault.simulation.run import simulate
+
+SEEDS, CHUNK = 300, 25
+ENOUGH = 400
+"""Seeds among which each rule that is switched off is missed."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_no_promise_is_broken(first: int) -> None:
+    broken = [
+        f"seed {run.seed}: {violation}"
+        for run in map(simulate, range(first, first + CHUNK))
+        for violation in run.violations
+    ]
+
+    assert broken == []
+
+
+@pytest.mark.parametrize("off", OFF.values(), ids=OFF)
+def test_a_rule_that_is_switched_off_is_missed(off: Callable[[], AbstractContextManager[Any]]) -> None:
+    with off():
+        assert any(simulate(seed).violations for seed in range(ENOUGH))
+
+
+def test_a_seed_takes_the_same_steps_each_time() -> None:
+    first, second = (simulate(9, trace=True) for _ in range(2))
+
+    assert len(first.trace) > 100
+    assert first.trace == second.trace
+
+
+def test_seeds_differ_and_faults_happen() -> None:
+    runs = [simulate(seed) for seed in range(20)]
+
+    happened = {name for run in runs for name in run.counts}
+    assert {"DONE", "DEAD", "EXPIRED", "CANCELLED", "kills", "deleted", "passed over", "answers"} <= happened
+    assert len({run.counts["turns"] for run in runs}) > 10
+
+
+def test_time_jumps_to_the_next_timer() -> None:
+    async def sleeps() -> list[float]:
+        loop = asyncio.get_running_loop()
+        waits = [asyncio.create_task(asyncio.sleep(seconds)) for seconds in (3600.0, 0.5)]
+        times = []
+        for wait in reversed(waits):
+            await wait
+            times.append(loop.time())
+        return times
+
+    assert _run(sleeps()) == [0.5, 3600.0]
+
+
+def test_who_waits_for_ever_is_told() -> None:
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Stalled):
+        _run(waits())
+
+
+def test_who_spins_is_told() -> None:
+    async def spins() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    with pytest.raises(Spinning):
+        _run(spins())
+
+
+def _run(work: Any) -> Any:
+    loop = VirtualLoop()
+    task = loop.create_task(work)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        task.cancel()
+        loop.run_until_complete(asyncio.wait([task]))
+        loop.close()
