@@ -226,6 +226,8 @@ def test_ctrl_c_in_chat_cancels_the_turn_and_not_the_session(tmp_path: Path) -> 
 @pytest.mark.parametrize("service", ["controlplane", "llm-sim", "dataplane"])
 def test_each_service_runs_alone_and_stops_on_a_signal(tmp_path: Path, service: str) -> None:
     arguments = command("troupe.cli.main", service, "--listen", "127.0.0.1:0", "--metrics-listen", "")
+    # No worker of a test may find a fleet that happens to run here, and take its worker's place.
+    arguments += ["--server", "127.0.0.1:1"] if service == "dataplane" else []
     with terminal(tmp_path, service, arguments, {"TROUPE_LOG_FORMAT": "json"}) as opened:
         opened.until(lambda text: "serv" in text)
         assert opened.ended(signal.SIGTERM) == 0

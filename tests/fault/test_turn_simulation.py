@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-
 from fault.simulation.loop import Spinning, Stalled, VirtualLoop
 from fault.simulation.rules import OFF
 from fault.simulation.run import simulate

@@ -25,6 +25,14 @@ class ClientTls:
     cert: Path | None = None
     key: Path | None = None
 
+    @staticmethod
+    def among_peers(settings: ServiceSettings) -> "ClientTls | None":
+        """How a service calls the others of its fleet, which is of one kind: with a certificate of its own it speaks
+        TLS to them too, trusts their authority and shows what it has. None in the clear."""
+        if settings.tls_cert is None:
+            return None
+        return ClientTls(settings.tls_ca, settings.tls_cert, settings.tls_key)
+
 
 @dataclass(frozen=True, slots=True)
 class Pem:

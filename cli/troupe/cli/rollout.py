@@ -52,7 +52,9 @@ def stand(worker: WorkerStatus, revision: RevisionInfo) -> Stand:
             at = f"{attempt.error.resource}: " if attempt.error.resource else ""
             return Stand(worker.worker_id, progress, phase, f"{at}{attempt.error.message or attempt.error.reason}")
         done = attempt.phase == status_pb2.APPLY_PHASE_APPLIED
-        return Stand(worker.worker_id, Progress.APPLIED if done else Progress.UNDER_WAY, phase)
+        if done:
+            return Stand(worker.worker_id, Progress.APPLIED, phase)
+        return Stand(worker.worker_id, Progress.UNDER_WAY, phase, "it runs, and its health is watched for a while")
     if (running.term, running.generation) > (revision.term, revision.generation):
         return Stand(worker.worker_id, Progress.APPLIED, f"APPLIED generation {running.generation}, which is newer")
     return Stand(worker.worker_id, Progress.UNDER_WAY, "WAITING")

@@ -67,7 +67,13 @@ def up(
         from troupe.cli.fleet import FleetSettings
 
         endpoint = model_endpoint.named(llm, model, os.environ)
-        flags = {"broker": broker, "state": state, "listen": listen, "insecure": insecure or None}
+        flags = {
+            "broker": broker,
+            "state": state,
+            "listen": listen,
+            "insecure": insecure or None,
+            "python_path": _python_path(manifests),
+        }
         settings = FleetSettings.load(data or endpoints.data_directory(), endpoint, flags)
         declared = declarations([manifests]) if manifests else []
         logs.configure(settings.dataplane.log_format, "warning", service="up")
@@ -76,6 +82,13 @@ def up(
             raise typer.Exit(lifecycle.run(lambda stop: _up(settings, declared, stop)))
         finally:
             tracing.shutdown()
+
+
+def _python_path(manifests: str | None) -> list[Path] | None:
+    """Tools and actors may lie beside their manifests; those of the current directory are found too."""
+    if manifests is None or "TROUPE_PYTHON_PATH" in os.environ or not Path(manifests).is_dir():
+        return None
+    return [Path(manifests), Path()]
 
 
 def commands(name: str) -> typer.Typer:

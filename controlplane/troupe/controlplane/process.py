@@ -50,7 +50,7 @@ async def running(settings: ControlPlaneSettings, clock: Clock | None = None) ->
         workers = Workers(
             store,
             status,
-            partial(dialled, tls=_client_tls(settings)),
+            partial(dialled, tls=ClientTls.among_peers(settings)),
             clock,
             random.random,
             wanted=settings.workers,
@@ -81,10 +81,3 @@ def _check_shards(settings: ControlPlaneSettings, store: RevisionStore) -> None:
             f"this fleet was created with {store.shard_count} shards, too few for {settings.workers} workers; "
             "ask for fewer, or name another directory with --data",
         )
-
-
-def _client_tls(settings: ControlPlaneSettings) -> ClientTls | None:
-    """A fleet is of one kind: with a certificate of its own, the control plane speaks TLS to the workers too."""
-    if settings.tls_cert is None:
-        return None
-    return ClientTls(settings.tls_ca, settings.tls_cert, settings.tls_key)

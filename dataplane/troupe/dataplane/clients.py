@@ -4,7 +4,7 @@ import structlog
 
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import TroupeError
-from troupe.chassis.rpc_client import channel, translated
+from troupe.chassis.rpc_client import ClientTls, channel, translated
 from troupe.chassis.wire import seconds
 from troupe.v1.control_plane_pb2 import RegisterRequest
 from troupe.v1.control_plane_pb2_grpc import ControlPlaneServiceStub
@@ -15,10 +15,10 @@ RETRY = 1.0
 log = structlog.get_logger()
 
 
-async def stay_registered(server: str, request: RegisterRequest, clock: Clock) -> None:
+async def stay_registered(server: str, request: RegisterRequest, clock: Clock, tls: ClientTls | None = None) -> None:
     """Register at the control plane and renew the lease, for ever. The worker works on while nobody answers."""
     answered: bool | None = None
-    async with channel(server) as connection:
+    async with channel(server, tls) as connection:
         stub = ControlPlaneServiceStub(connection)
         while True:
             try:

@@ -14,6 +14,7 @@ from troupe.chassis import rpc
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.chassis.ids import uuid7
+from troupe.chassis.rpc_client import ClientTls
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.clients import stay_registered
@@ -128,7 +129,9 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
                     capacity=capacity(settings.max_hot_sessions),
                 )
                 chores = [
-                    tasks.create_task(stay_registered(settings.server, joining, clock)),
+                    tasks.create_task(
+                        stay_registered(settings.server, joining, clock, ClientTls.among_peers(settings))
+                    ),
                     tasks.create_task(watch.run()),
                 ]
                 try:

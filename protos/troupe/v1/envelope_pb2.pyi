@@ -84,7 +84,7 @@ Global___SessionRef: _TypeAlias = SessionRef  # noqa: Y015
 
 @_typing.final
 class Content(_message.Message):
-    """The body of a message, or of the answer to one. At most 16 MiB."""
+    """The body of a message, or of the answer to one. At most 256 KiB; larger ones are refused until payloads travel by reference."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from fault.simulation.client import REFUSED, told
 from fault.simulation.store import is_done, name
+
 from troupe.broker.envelope import digest
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import MessageStatus

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from fault.simulation.history import History
 from fault.simulation.worker import Worker
+
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import AlreadyExists, NotFound, TroupeError
 from troupe.chassis.wire import duration

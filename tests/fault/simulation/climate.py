@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fault.simulation.network import Weather
+
 from troupe.broker.port import PREFETCH
 
 KINDS = ("kill", "storm", "restart", "move", "move silently", "cut store", "cut broker", "reconnect")

@@ -10,7 +10,6 @@ from typing import Any
 from unittest import mock
 
 import structlog
-
 from fault.simulation.history import History, Violation
 from fault.simulation.loop import Spinning, Stalled, VirtualLoop
 from fault.simulation.world import World

@@ -5,9 +5,9 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from fault.simulation.history import History
 from google.rpc import code_pb2
 
-from fault.simulation.history import History
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.broker.retry import RetryPolicy

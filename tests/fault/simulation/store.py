@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from fault.simulation.history import History
 from fault.simulation.network import Server
+
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.dataplane.state import rules

@@ -10,6 +10,7 @@ from fault.simulation.loop import Process
 from fault.simulation.network import Link, RemoteBroker, RemoteStore, Server, Weather
 from fault.simulation.script import Scripted, Scripts
 from fault.simulation.store import WatchedStore
+
 from troupe.broker.addressing import SessionKey, mailbox
 from troupe.broker.port import Delivery
 from troupe.chassis.errors import Unavailable

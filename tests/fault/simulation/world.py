@@ -14,6 +14,7 @@ from fault.simulation.network import Server
 from fault.simulation.script import Scripts
 from fault.simulation.store import WatchedStore
 from fault.simulation.worker import LATE_AGENT, SHARDS, LoopClock, Worker
+
 from troupe.broker.addressing import SessionKey
 from troupe.broker.memory import MemoryBroker
 from troupe.dataplane.state.port import Owner

@@ -15,8 +15,8 @@ class UnknownOutcome(TroupeError):
     def __init__(self, tool: str, call_id: str, why: str) -> None:
         super().__init__(
             "UNKNOWN_OUTCOME",
-            f"tool {tool} (call {call_id}) {why}, and it is not declared idempotent: look at what it acts on, "
-            "then redrive or purge the message",
+            f"tool {tool} (call {call_id}) {why}, and it is not declared idempotent: look at what it acts on "
+            "before you send it again, under another id",
             metadata={"tool": tool, "call_id": call_id},
         )
 

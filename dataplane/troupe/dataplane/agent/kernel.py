@@ -139,7 +139,7 @@ def _answered(state: TurnState, answer: ModelAnswer, config: TurnLimits) -> tupl
         return _fail(state, "CONTENT_FILTERED", "the model server's content filter stopped the answer")
     if answer.finish_reason == "length" and (answer.tool_calls or not answer.text.strip()):
         what = "a tool call" if answer.tool_calls else "an answer without text"
-        return _fail(state, "OUTPUT_LIMIT", f"the answer was cut at its token limit in {what}; raise max_output_tokens")
+        return _fail(state, "OUTPUT_LIMIT", f"the answer was cut at its token limit in {what}; raise maxOutputTokens")
     if answer.tool_calls:
         return _asked(state, answer, config)
     if not answer.text.strip():
@@ -152,7 +152,7 @@ def _answered(state: TurnState, answer: ModelAnswer, config: TurnLimits) -> tupl
 def _asked(state: TurnState, answer: ModelAnswer, config: TurnLimits) -> tuple[TurnState, Decision]:
     if state.step + 1 >= config.max_steps:
         # No model call may follow that could use the results, so the tools must not act either.
-        why = f"no answer after {config.max_steps} model calls; raise max_steps if the task needs more"
+        why = f"no answer after {config.max_steps} model calls; raise maxSteps if the task needs more"
         return _fail(state, "MAX_STEPS", why)
     repeats = dict(state.repeats)
     for call in answer.tool_calls:
