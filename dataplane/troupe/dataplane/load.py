@@ -13,6 +13,7 @@ from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.world import Ending
 from troupe.dataplane.config import Applier
+from troupe.dataplane.watchdog import LoopWatch
 from troupe.v1 import status_pb2
 from troupe.v1.status_pb2 import Capacity, Health, Load, StatusReport
 
@@ -68,10 +69,17 @@ class Reporter:
     """Makes this worker's status reports."""
 
     def __init__(
-        self, worker_id: str, instance_id: str, host: Host, applier: Applier, meter: TurnMeter, clock: Clock
+        self,
+        worker_id: str,
+        instance_id: str,
+        host: Host,
+        applier: Applier,
+        meter: TurnMeter,
+        watch: LoopWatch,
+        clock: Clock,
     ) -> None:
         self._worker_id, self._instance_id = worker_id, instance_id
-        self._host, self._applier, self._meter, self._clock = host, applier, meter, clock
+        self._host, self._applier, self._meter, self._watch, self._clock = host, applier, meter, watch, clock
         self.draining = False
         self.capacity = capacity(host.max_hot)
 
@@ -110,6 +118,9 @@ class Reporter:
     def _health(self) -> Health:
         if self.draining:
             return Health(state=status_pb2.HEALTH_STATE_DRAINING, cause="the worker is stopping")
+        if blocked := self._watch.blocked(within=LATENCY_WINDOW):
+            cause = f"something blocked the event loop for {blocked:.1f} s within the last minute"
+            return Health(state=status_pb2.HEALTH_STATE_DEGRADED, cause=cause)
         return Health(state=status_pb2.HEALTH_STATE_HEALTHY)
 
 

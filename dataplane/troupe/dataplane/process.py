@@ -110,7 +110,7 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
             ) as gateway,
         ):
             worker.join(host, applier)
-            reporter = Reporter(settings.worker_id, instance_id, host, applier, meter, clock)
+            reporter = Reporter(settings.worker_id, instance_id, host, applier, meter, watch, clock)
             sessions = Sessions(store, host, gateway, clock, settings.worker_id, lambda: placement.shard_count)
             agents = Agents(gateway, sessions, hub, stopping=lambda: reporter.draining)
             data_plane = DataPlane(applier, reporter, worker.place)

@@ -372,7 +372,6 @@ class Load(_message.Message):
     TURNS_FIELD_NUMBER: _builtins.int
     TURNS_PER_SECOND_FIELD_NUMBER: _builtins.int
     TURN_LATENCY_P99_SECONDS_FIELD_NUMBER: _builtins.int
-    MAILBOX_DEPTH_FIELD_NUMBER: _builtins.int
     hot_sessions: _builtins.int
     """Sessions in memory."""
     running_turns: _builtins.int
@@ -383,8 +382,6 @@ class Load(_message.Message):
     """Turns settled per second, over the last 10 s."""
     turn_latency_p99_seconds: _builtins.float
     """99th percentile of turn latency over the last 60 s, seconds. Absent without turns."""
-    mailbox_depth: _builtins.int
-    """Messages in mailboxes that this worker consumes."""
     def __init__(
         self,
         *,
@@ -393,11 +390,10 @@ class Load(_message.Message):
         turns: _builtins.int = ...,
         turns_per_second: _builtins.float = ...,
         turn_latency_p99_seconds: _builtins.float | None = ...,
-        mailbox_depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds", "turn_latency_p99_seconds", b"turn_latency_p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds", "hot_sessions", b"hot_sessions", "mailbox_depth", b"mailbox_depth", "running_turns", b"running_turns", "turn_latency_p99_seconds", b"turn_latency_p99_seconds", "turns", b"turns", "turns_per_second", b"turns_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds", "hot_sessions", b"hot_sessions", "running_turns", b"running_turns", "turn_latency_p99_seconds", b"turn_latency_p99_seconds", "turns", b"turns", "turns_per_second", b"turns_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__turn_latency_p99_seconds: _TypeAlias = _typing.Literal["turn_latency_p99_seconds"]  # noqa: Y015
     _WhichOneofArgType__turn_latency_p99_seconds: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds"]  # noqa: Y015
