@@ -182,6 +182,19 @@ class TestJobsThatRaise:
         assert [type(answer) for answer in answers] == [type(None), sqlite3.IntegrityError, type(None)]
         assert await _names(database) == ["a", "b"]
 
+    async def test_a_job_that_meddles_with_its_transaction_does_not_stop_what_comes_after(
+        self, database: Database
+    ) -> None:
+        def meddling(connection: sqlite3.Connection) -> None:
+            _insert("half")(connection)
+            connection.execute("RELEASE job")
+
+        with pytest.raises(sqlite3.OperationalError, match="no such savepoint"):
+            await database.write(meddling)
+
+        await database.write(_insert("a"))
+        assert await _names(database) == ["a"]
+
     async def test_a_wrong_statement_is_a_defect_and_no_trouble_with_the_disk(self, database: Database) -> None:
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             await database.read(lambda connection: connection.execute("SELECT * FROM nowhere"))
