@@ -197,7 +197,10 @@ def test_wait_ends_when_every_live_worker_runs_it(canned: CannedFleet) -> None:
     canned.control_plane.status = rollout(status_pb2.APPLY_PHASE_PENDING, status_pb2.APPLY_PHASE_APPLIED)
     run = canned.troupe("apply", "-f", canned.write("model.yaml", MODEL), "--wait")
     assert run.code == 0
-    assert run.out.splitlines()[-2:] == ["worker-0: PENDING", "worker-0: APPLIED"]
+    assert run.out.splitlines()[-2:] == [
+        "worker-0: PENDING: it runs, and its health is watched for a while",
+        "worker-0: APPLIED",
+    ]
 
 
 def test_wait_fails_with_resource_and_reason_where_one_refuses(canned: CannedFleet) -> None:
@@ -211,7 +214,7 @@ def test_wait_says_who_is_missing_when_its_time_is_over(canned: CannedFleet) -> 
     canned.control_plane.status = rollout(status_pb2.APPLY_PHASE_PENDING)
     run = canned.troupe("apply", "-f", canned.write("model.yaml", MODEL), "--wait", "--timeout", "300ms")
     assert run.code == 1
-    assert "revision 1 is not everywhere after 0.3 s (worker-0: PENDING)" in run.err
+    assert "revision 1 is not everywhere after 0.3 s (worker-0: PENDING: it runs" in run.err
 
 
 def test_json_has_revision_changes_and_rollout_in_one_document(canned: CannedFleet) -> None:

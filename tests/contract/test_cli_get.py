@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,9 @@ def test_watched_status_is_a_line_of_json_for_each_change_and_outlives_a_broken_
 
     def once_more(revision: RevisionInfo) -> Iterator[WatchStatusResponse]:
         yield WatchStatusResponse(synced=control_plane_pb2.Synced(current=revision))
+        until = time.monotonic() + 10
+        while sys.stdout.getvalue().count("\n") < 3 and time.monotonic() < until:  # type: ignore[union-attr]
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     def once(revision: RevisionInfo) -> Iterator[WatchStatusResponse]:

@@ -49,8 +49,9 @@ def reported(*, debug: bool) -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """One line on stderr, for people and for logs."""
+    """One line on stderr, for people and for logs, after all that was said on stdout before."""
     with contextlib.suppress(OSError):
+        sys.stdout.flush()
         print("error: " + " ".join(text.split()), file=sys.stderr, flush=True)
 
 

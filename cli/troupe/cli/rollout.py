@@ -49,8 +49,8 @@ def stand(worker: WorkerStatus, revision: RevisionInfo) -> Stand:
         phase = word(status_pb2.ApplyPhase.Name(attempt.phase), "APPLY_PHASE_")
         if attempt.phase in _REFUSALS:
             progress = Progress.UNDER_WAY if attempt.error.retryable else Progress.REFUSED
-            at = f"{attempt.error.resource}: " if attempt.error.resource else ""
-            return Stand(worker.worker_id, progress, phase, f"{at}{attempt.error.message or attempt.error.reason}")
+            why, at = attempt.error.message or attempt.error.reason, attempt.error.resource
+            return Stand(worker.worker_id, progress, phase, why if why.startswith(at) else f"{at}: {why}")
         done = attempt.phase == status_pb2.APPLY_PHASE_APPLIED
         if done:
             return Stand(worker.worker_id, Progress.APPLIED, phase)

@@ -62,7 +62,9 @@ class Gateway:
         max_session_inbox: int,
     ) -> None:
         self._broker, self._store, self._hub, self._host, self._clock = broker, store, hub, host, clock
-        self._tasks, self._generation, self._ready, self._max_inbox = tasks, generation, ready, max_session_inbox
+        self._tasks, self._generation, self._max_inbox = tasks, generation, max_session_inbox
+        self.ready = ready
+        """Waits until there are mailboxes to publish to."""
         self._streams: OrderedDict[SessionKey, _Stream] = OrderedDict()
         self._fills: set[asyncio.Task[None]] = set()
 
@@ -96,7 +98,7 @@ class Gateway:
         where the outcome is unknown: the same id may be sent again."""
         message_id = request.message_id or uuid7()
         _check(message_id, request)
-        await self._ready()
+        await self.ready()
         check_busy(self._host.actor(key), self._max_inbox)
         envelope = self._envelope(key, message_id, request)
         stream = self._stream(key)

@@ -37,6 +37,7 @@ class Sessions:
 
     async def get(self, key: SessionKey, newest: int) -> tuple[Session, list[HistoryEntry]]:
         """The session and its `newest` history entries, oldest first. Raises NotFound."""
+        await self._gateway.ready()
         summary = await self._store.summary(key)
         actor = self._host.actor(key)
         if summary is None and not (actor and (actor.running or actor.waiting)):
@@ -50,6 +51,7 @@ class Sessions:
 
     async def list(self, prefix: str, size: int, token: str) -> tuple[list[Session], str]:
         """A page of the sessions whose paths begin with `prefix`, and the token of the next one, empty at the end."""
+        await self._gateway.ready()
         found = await self._store.summaries(prefix, _place(token), size + 1)
         page = found[:size]
         following = f"{page[-1][0]}:{page[-1][1].key.path}" if len(found) > size else ""
@@ -57,6 +59,7 @@ class Sessions:
 
     async def delete(self, key: SessionKey) -> int:
         """Cancel what runs and waits, drop state and history; how many messages that cancelled."""
+        await self._gateway.ready()
         owner = self._host.owner(key.shard(self._shards()))
         if owner is None:
             raise Unavailable("NOT_OWNER", f"no worker holds the shard of session {key} now; try again", retry_after=1)
