@@ -168,3 +168,29 @@ async def test_a_conversation_that_was_cut_goes_on_under_the_same_id(directory: 
         async with channel(fleet.gateway) as connection:
             found = await AgentServiceStub(connection).GetSession(GetSessionRequest(session=session(0)))
         assert found.session.turns == 1
+
+
+async def test_a_fleet_that_stops_cancels_nobody_s_turn(directory: Path) -> None:
+    slow = {"TROUPE_TTFT": "constant:0.01", "TROUPE_PER_TOKEN": "constant:0.05"}
+    async with up(directory, slow, directory / "manifests") as fleet:
+        # Given a client that asked for its turn to be cancelled should it leave
+        request = ConverseRequest(
+            message=SendRequest(session=session(0), message_id="m", content=Content(text="count to 60")),
+            cancel_on_disconnect=True,
+        )
+        stopping: asyncio.Task[int] | None = None
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async with channel(fleet.gateway) as connection:
+                async for response in AgentServiceStub(connection).Converse(request):
+                    if response.event.HasField("token_delta") and stopping is None:
+                        # When it is the fleet that leaves
+                        stopping = asyncio.create_task(fleet.stop())
+        assert stopping is not None
+        assert await stopping == 0
+        await fleet.start()
+        # Then the turn is taken up again
+        async with channel(fleet.gateway) as connection:
+            asked = GetMessageRequest(session=session(0), message_id="m", wait=duration(20))
+            status = (await AgentServiceStub(connection).GetMessage(asked, timeout=30)).status
+    assert status.fate == turn_pb2.FATE_DONE
+    assert "60" in status.result.text

@@ -32,7 +32,7 @@ def _nothing_left(world: "World") -> None:
     for entry in world.store.left():
         world.history.violation("left in inbox", entry)
     if not world.server.empty:
-        world.history.violation("left in broker", str(len(world.server._bodies())))
+        world.history.violation("left in broker", str(len(world.server._messages())))
 
 
 def _all_settled(world: "World") -> None:
@@ -59,7 +59,7 @@ def _all_settled(world: "World") -> None:
 
 def _states(world: "World") -> None:
     """An actor's state names the messages that had an effect, in their order."""
-    for key in world.store.keys():
+    for key in world.store.sessions():
         state = world.store._find(key).talk.state.decode().split()
         expected = world.history.effects[key]
         if state != expected:

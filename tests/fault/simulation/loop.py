@@ -76,6 +76,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return
         self._rounds += 1
         if self._rounds > MAX_ROUNDS:
+            self._rounds = 0
             raise Spinning(f"at {self._instant:.3f} s")
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import decode
-from troupe.broker.mailbox import Mailbox
+from troupe.broker.mailbox import Mailbox, Stored
 from troupe.broker.memory import MemoryBroker
 from troupe.broker.order import Number
 from troupe.broker.port import PREFETCH, DeadLetter, Delivery, Depth, Subscription
@@ -25,7 +25,7 @@ from troupe.dataplane.state.port import (
     TurnCommit,
 )
 from troupe.v1.agent_pb2 import VerbAnswer
-from troupe.v1.envelope_pb2 import Envelope
+from troupe.v1.envelope_pb2 import ENVELOPE_KIND_PROBE, Envelope
 
 T = TypeVar("T")
 
@@ -198,10 +198,18 @@ class Server:
     def __init__(self, broker: MemoryBroker, dice: random.Random) -> None:
         self.broker, self._dice = broker, dice
         self._channels: dict[str, list[Channel]] = {}
+        self._probed: dict[SessionKey, float] = {}
 
     async def consume(self, queue: str, handler: Callable[[Delivery], None], prefetch: int) -> "Channel":
         """A consumer. One of a mailbox is active; the next one is when that is gone."""
-        channel = Channel(self, queue, lambda: self.broker.consume(queue, handler, prefetch))
+
+        def deliver(delivery: Delivery) -> None:
+            envelope = decode(delivery.body)
+            if envelope.kind == ENVELOPE_KIND_PROBE:
+                self._probed[SessionKey.of(envelope.target)] = delivery.published
+            handler(delivery)
+
+        channel = Channel(self, queue, lambda: self.broker.consume(queue, deliver, prefetch))
         await self.open(channel)
         return channel
 
@@ -240,17 +248,19 @@ class Server:
                 for message in returned:
                     box._ready.insert(self._dice.randint(0, box.ready), message)
 
-    def holds(self, number: Number) -> bool:
-        """Whether anything with this number is in a mailbox, unacked included."""
-        return number in {self._number(body) for body in self._bodies()}
+    def holds(self, key: SessionKey, number: Number) -> bool:
+        """Whether anything with this number is in a mailbox, unacked included, and was there before the session's last
+        probe that came back, if any did."""
+        probed = self._probed.get(key, float("inf"))
+        return any(self._number(message.body) == number and message.published <= probed for message in self._messages())
 
     @property
     def empty(self) -> bool:
-        return not self._bodies()
+        return not self._messages()
 
-    def _bodies(self) -> list[bytes]:
+    def _messages(self) -> list[Stored]:
         return [
-            message.body
+            message
             for box in self.broker._mailboxes.values()
             for message in [*box._ready, *(box._consumer.unacked.values() if box._consumer else ())]
         ]

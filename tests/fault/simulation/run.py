@@ -37,8 +37,7 @@ def simulate(seed: int, *, trace: bool = False) -> Run:
         except (Stalled, Spinning) as error:
             history.violation(type(error).__name__.lower(), str(error))
         finally:
-            with contextlib.suppress(Exception):
-                _close(loop)
+            _close(loop)
     return Run(seed, history.violations, history.lines, dict(history.counts))
 
 
@@ -47,10 +46,12 @@ async def _run(seed: int, history: History) -> None:
 
 
 def _close(loop: VirtualLoop) -> None:
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.run_until_complete(asyncio.sleep(1.0))
-    loop.run_until_complete(loop.shutdown_asyncgens())
+    """Whatever state the run left it in."""
+    with contextlib.suppress(Stalled, Spinning):
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(1.0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
 
 

@@ -32,7 +32,7 @@ class WatchedStore(MemoryStateStore):
         """What still waits."""
         return [f"{key} {entry}" for key, session in self._sessions.items() for entry in session.inbox.values()]
 
-    def keys(self) -> list[SessionKey]:
+    def sessions(self) -> list[SessionKey]:
         return list(self._sessions)
 
     async def journal(
@@ -56,7 +56,7 @@ class WatchedStore(MemoryStateStore):
             self._history.log(f"PASSED OVER {number.stream}:{number.sequence} in {key}")
             self._history.counts["passed over"] += 1
             self._history.passed.add(number)
-            if self._server.holds(number):
+            if self._server.holds(key, number):
                 self._history.violation("passed over what is there", f"{number} of {key} is in the broker")
         return passed
 

@@ -354,9 +354,9 @@ class Actor:
             written = turn
 
     def _is_copied(self, turn: Turn) -> bool:
-        """It runs unplaced, and a copy of it has arrived."""
+        """It runs unplaced, and a copy of it has arrived. What has not begun may turn out to be a copy itself."""
         copies = (arrival.entry for arrival in self._arrivals.all() if arrival.entry.message_id == turn.message_id)
-        return not turn.waiting and not turn.entry.skip and any(not copy.skip for copy in copies)
+        return turn.began and not turn.waiting and any(not copy.skip for copy in copies)
 
     def _placed(self, placement: Placement) -> None:
         entry = placement.entry
@@ -391,8 +391,13 @@ class Actor:
             turn.ack()
 
     def _refuse_other_payload(self, entry: Entry) -> None:
-        """The id of a message that waits, with another payload: its sender is told at once. Not so beside one that
-        runs and does not wait: should its turn not end, the other may come first."""
+        """The id of a message that waits, with another payload: its sender is told at once, where it is sure which of
+        them is the message. It is not beside one that runs and does not wait, nor where either may be a copy: then
+        the sender is told when the number is settled."""
+        running = self.turn
+        unplaced = running is not None and running.message_id == entry.message_id and not running.waiting
+        if unplaced or self._memory.may_have_record(entry.message_id):
+            return
         first = self._memory.waiting(entry.message_id)
         if first is not None and first.digest != entry.digest and not entry.skip and not first.skip:
             with self._world.hub.log(self.key, entry.message_id) as message_log:
