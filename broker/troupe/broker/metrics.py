@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from troupe.broker.port import MailboxFull
 
 MAX_REASONS = 100
-"""Reasons of dead letters that are told apart: tools and actors invent reasons, and labels must have a bound."""
+"""Reasons of failures that are told apart: tools and actors invent reasons, and labels must have a bound."""
 
 DELIVERIES = Counter("troupe_broker_deliveries_total", "Messages handed to consumers, repeats included.")
 REDELIVERIES = Counter("troupe_broker_redeliveries_total", "Deliveries that were, or may have been, made before.")
@@ -55,10 +55,15 @@ def publishing() -> Iterator[None]:
 
 
 def dead_lettered(reason: str) -> None:
-    """Counts a letter that was kept. From MAX_REASONS on, new reasons are counted as OTHER."""
+    """Counts a letter that was kept."""
+    _DEAD_LETTERS.labels(bounded(reason)).inc()
+
+
+def bounded(reason: str) -> str:
+    """The reason as a label: from MAX_REASONS on, new ones are OTHER."""
     if len(_reasons) < MAX_REASONS:
         _reasons.add(reason)
-    _DEAD_LETTERS.labels(reason if reason in _reasons else "OTHER").inc()
+    return reason if reason in _reasons else "OTHER"
 
 
 def show_depth(queue: str, depth: Callable[[], int]) -> None:

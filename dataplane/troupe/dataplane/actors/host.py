@@ -255,7 +255,6 @@ class Host:
             trace_id="",
         )
         await self.world.persist("dead letter", lambda: self._broker.dead_letter(letter))
-        metrics.DEAD_LETTERS.labels(error.reason).inc()
         log.warning("body given up", reason=error.reason, error=str(error), bytes=len(delivery.body))
         delivery.ack()
 

@@ -10,7 +10,6 @@ TURN_LATENCY = Histogram(
 )
 TURN_TIME = Counter("troupe_turn_time_seconds", "Time of answered messages, by agent and cause.", ["agent", "cause"])
 RETRIES = Counter("troupe_turn_retries", "Attempts that failed and are tried again, by reason.", ["reason"])
-DEAD_LETTERS = Counter("troupe_turn_dead_letters", "Messages given up, by reason.", ["reason"])
 INBOX_WRITES = Counter("troupe_inbox_writes", "Messages that had to wait and were written to an inbox.")
 GAPS = Counter("troupe_gaps", "Missing messages that a session waited for, by end.", ["end"])
 FENCED = Counter("troupe_fenced", "Writes that the store refused because a shard has another owner.")

@@ -6,6 +6,7 @@ import structlog
 from opentelemetry import trace
 
 from troupe.broker.addressing import SessionKey
+from troupe.broker.metrics import bounded
 from troupe.broker.port import DeadLetter
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import AlreadyExists, TroupeError
@@ -182,7 +183,7 @@ class _Settling:
         entry = self._again(failures=failures, not_before=retry_at, first_failed=turn.entry.first_failed or now)
         await self._put_back(entry)
         self.events.sealed(error, retry_at)
-        metrics.RETRIES.labels(error.reason).inc()
+        metrics.RETRIES.labels(bounded(error.reason)).inc()
         log.info(
             "turn failed, trying again",
             agent=self.key.agent,
@@ -217,7 +218,6 @@ class _Settling:
         status.error.CopyFrom(error.detail())
         version = await self._commit(self._record(status))
         self.events.failed(FailedEvent(fate=fate, error=status.error, ledger=self._ledger()))
-        metrics.DEAD_LETTERS.labels(error.reason).inc()
         generation = behaviour.generation if behaviour else 0
         self.world.ended(Ending(generation, hopeless=not error.retryable, latency=None))
         log.warning(
