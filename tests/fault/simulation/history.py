@@ -39,6 +39,8 @@ class History:
     done: set[MessageKey] = field(default_factory=set)
     steps: set[tuple[SessionKey, str, int]] = field(default_factory=set)
     passed: set[Number] = field(default_factory=set)
+    numbers: dict[MessageKey, set[Number]] = field(default_factory=lambda: defaultdict(set))
+    """Under which a message was started."""
     kills: dict[MessageKey, int] = field(default_factory=lambda: defaultdict(int))
     answers: list[tuple[MessageKey, str, str]] = field(default_factory=list)
     """What clients were told of a message's end: payload they sent, and the end as text."""
@@ -58,6 +60,7 @@ class History:
     def begins(self, key: SessionKey, owner: Owner, message_id: str, number: Number) -> None:
         """A turn of the shard's owner, as the store's fence has it, begins."""
         self.counts["turns"] += 1
+        self.numbers[key, message_id].add(number)
         if (other := self._running.get((key, owner))) is not None:
             self.violation("two turns at once", f"{message_id} began beside {other} in {key}")
         self._running[key, owner] = message_id

@@ -124,15 +124,6 @@ def ack_before_commit() -> Iterator[None]:
         yield
 
 
-def no_writing_down_before_copies() -> AbstractContextManager[Any]:
-    """Copies of what runs take their places while it has none."""
-
-    async def nothing(self: actor.Actor) -> None:
-        return
-
-    return mock.patch.object(actor.Actor, "_write_down_copied", nothing)
-
-
 def no_order() -> AbstractContextManager[Any]:
     """Any message may be next."""
 
@@ -165,5 +156,4 @@ OFF: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "fast path only without a journal": no_journal_check_on_fast_path,
     "order in streams": no_order,
     "acks follow commits": ack_before_commit,
-    "what runs is written down before its copies": no_writing_down_before_copies,
 }
