@@ -1,6 +1,5 @@
 """The checks of `troupe doctor`, each a line: what, how it is, and what to do about it."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,13 +10,9 @@ from pathlib import Path
 from troupe.chassis.errors import InvalidArgument, TroupeError
 from troupe.cli import clients, endpoints, model_endpoint
 from troupe.cli.endpoints import Endpoints
-from troupe.cli.model_endpoint import ModelEndpoint
 from troupe.cli.output import counted
 
 OLDEST_PYTHON = (3, 11)
-MODEL_TIMEOUT = 5.0
-"""Seconds for the list of models: an endpoint that takes longer will not stream well either."""
-
 BUILT_STORES = ("sqlite", "memory")
 
 
@@ -107,7 +102,7 @@ def model(environment: Mapping[str, str]) -> Check:
     import urllib.error
 
     try:
-        models = _models(endpoint)
+        models = model_endpoint.served(endpoint.url, endpoint.key)
     except urllib.error.HTTPError as error:
         key = "; check TROUPE_LLM_KEY or OPENAI_API_KEY" if error.code in (401, 403) else "; check the URL, with /v1"
         return Check(Verdict.FAIL, "model endpoint", f"{endpoint.url}/models answers {error.code} {error.reason}{key}")
@@ -121,18 +116,3 @@ def model(environment: Mapping[str, str]) -> Check:
         known = ", ".join(models[:5]) or "none"
         return Check(Verdict.WARN, "model endpoint", f"{endpoint.url} lists {known}, not {endpoint.model}; see --model")
     return Check(Verdict.OK, "model endpoint", f"{endpoint.model} at {endpoint.url}")
-
-
-def _models(endpoint: ModelEndpoint) -> list[str]:
-    import urllib.request
-
-    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    url = f"{endpoint.url.rstrip('/')}/models"
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("no http:// or https:// URL")
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=MODEL_TIMEOUT) as answer:
-        listed = json.loads(answer.read(1 << 20))
-    try:
-        return [str(one["id"]) for one in listed["data"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError("what it answers is no list of models") from error

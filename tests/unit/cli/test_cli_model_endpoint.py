@@ -3,6 +3,7 @@
 import pytest
 
 from troupe.chassis.errors import InvalidArgument
+from troupe.cli import model_endpoint
 from troupe.cli.model_endpoint import ModelEndpoint, named
 
 OPENAI = {"OPENAI_BASE_URL": "http://o/v1", "OPENAI_API_KEY": "sk", "TROUPE_MODEL": "m"}
@@ -24,5 +25,19 @@ def test_flags_win_over_troupes_variables_and_those_over_openais() -> None:
 
 
 def test_a_url_without_a_model_says_what_is_missing() -> None:
-    with pytest.raises(InvalidArgument, match="no model is named for http://o/v1"):
-        named(None, None, {"OPENAI_BASE_URL": "http://o/v1"})
+    with pytest.raises(InvalidArgument, match=r"no model is named for http://127\.0\.0\.1:1/v1"):
+        named(None, None, {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"})
+
+
+@pytest.mark.parametrize(
+    ("models", "said"), [(["a"], ""), (["a", "b"], "such as a,"), ([], "name one that it serves with")]
+)
+def test_a_model_that_is_served_alone_needs_no_name(
+    monkeypatch: pytest.MonkeyPatch, models: list[str], said: str
+) -> None:
+    monkeypatch.setattr(model_endpoint, "served", lambda url, key: models)
+    if said:
+        with pytest.raises(InvalidArgument, match=said):
+            named("http://o/v1", None, {})
+    else:
+        assert named("http://o/v1", None, {}) == ModelEndpoint("http://o/v1", "a", "")
