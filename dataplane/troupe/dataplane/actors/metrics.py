@@ -14,5 +14,4 @@ INBOX_WRITES = Counter("troupe_inbox_writes", "Messages that had to wait and wer
 GAPS = Counter("troupe_gaps", "Missing messages that a session waited for, by end.", ["end"])
 FENCED = Counter("troupe_fenced", "Writes that the store refused because a shard has another owner.")
 HOT_SESSIONS = Gauge("troupe_hot_sessions", "Sessions in memory.")
-RUNNING_TURNS = Gauge("troupe_running_turns", "Turns that run now.")
 DEFECTS = Counter("troupe_runtime_defects", "Failures of the runtime itself. Anything but 0 wants a bug report.")
