@@ -28,21 +28,21 @@ from troupe.v1 import envelope_pb2 as troupe_dot_v1_dot_envelope__pb2
 from troupe.v1 import turn_pb2 as troupe_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15troupe/v1/agent.proto\x12\ttroupe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18troupe/v1/envelope.proto\x1a\x14troupe/v1/turn.proto\"\xc9\x02\n\x0bSendRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12#\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x12.troupe.v1.Content\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x65xpires\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x07on_busy\x18\x06 \x01(\x0e\x32\x11.troupe.v1.OnBusy\x12\x30\n\rdeliver_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ndeliver_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x0cSendResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12(\n\x06status\x18\x02 \x01(\x0b\x32\x18.troupe.v1.MessageStatus\"\xd2\x02\n\rMessageStatus\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x1d\n\x04\x66\x61te\x18\x03 \x01(\x0e\x32\x0f.troupe.v1.Fate\x12\"\n\x06result\x18\x04 \x01(\x0b\x32\x12.troupe.v1.Content\x12%\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\x12\x1f\n\x05usage\x18\x06 \x01(\x0b\x32\x10.troupe.v1.Usage\x12!\n\x06ledger\x18\x07 \x01(\x0b\x32\x11.troupe.v1.Ledger\x12\x15\n\rstate_version\x18\x08 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\t \x01(\r\x12.\n\nsettled_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\x0f\x43onverseRequest\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.troupe.v1.SendRequest\x12\'\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x18.troupe.v1.EventPosition\x12\x1c\n\x14\x63\x61ncel_on_disconnect\x18\x03 \x01(\x08\"A\n\rEventPosition\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"3\n\x10\x43onverseResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Event\"w\n\x10SubscribeRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\'\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x18.troupe.v1.EventPosition\"4\n\x11SubscribeResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Event\"x\n\x11GetMessageRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x12GetMessageResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.troupe.v1.MessageStatus\"\x7f\n\x13\x43ontrolTurnsRequest\x12\x0f\n\x07verb_id\x18\x01 \x01(\t\x12\x1d\n\x04verb\x18\x02 \x01(\x0e\x32\x0f.troupe.v1.Verb\x12\'\n\x08messages\x18\x03 \x03(\x0b\x32\x15.troupe.v1.MessageRef\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"H\n\nMessageRef\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\"e\n\x14\x43ontrolTurnsResponse\x12&\n\x07message\x18\x01 \x01(\x0b\x32\x15.troupe.v1.MessageRef\x12%\n\x06\x61nswer\x18\x02 \x01(\x0e\x32\x15.troupe.v1.VerbAnswer\"\xc9\x02\n\x07Session\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.troupe.v1.SessionState\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05turns\x18\x04 \x01(\x04\x12\x1a\n\x12running_message_id\x18\x05 \x01(\t\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05usage\x18\t \x01(\x0b\x32\x10.troupe.v1.Usage\x12\r\n\x05shard\x18\n \x01(\r\x12\x11\n\tworker_id\x18\x0b \x01(\t\"\x7f\n\x0cHistoryEntry\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12.\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1a.troupe.v1.ToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\x12\x12\n\nmessage_id\x18\x05 \x01(\t\"L\n\x11GetSessionRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x0f\n\x07history\x18\x02 \x01(\r\"c\n\x12GetSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.troupe.v1.Session\x12(\n\x07history\x18\x02 \x03(\x0b\x32\x17.troupe.v1.HistoryEntry\"c\n\x13ListSessionsRequest\x12%\n\x06parent\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x14ListSessionsResponse\x12$\n\x08sessions\x18\x01 \x03(\x0b\x32\x12.troupe.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x14\x44\x65leteSessionRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\"*\n\x15\x44\x65leteSessionResponse\x12\x11\n\tcancelled\x18\x01 \x01(\r*t\n\x06OnBusy\x12\x17\n\x13ON_BUSY_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_BUSY_ENQUEUE\x10\x01\x12\x12\n\x0eON_BUSY_REJECT\x10\x02\x12\x15\n\x11ON_BUSY_INTERRUPT\x10\x03\x12\x11\n\rON_BUSY_STEER\x10\x04*o\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVERB_CANCEL\x10\x01\x12\r\n\tVERB_KILL\x10\x02\x12\x0e\n\nVERB_PAUSE\x10\x03\x12\x0f\n\x0bVERB_RESUME\x10\x04\x12\x10\n\x0cVERB_RESTART\x10\x05*\xa7\x01\n\nVerbAnswer\x12\x1b\n\x17VERB_ANSWER_UNSPECIFIED\x10\x00\x12\x17\n\x13VERB_ANSWER_APPLIED\x10\x01\x12\x15\n\x11VERB_ANSWER_STALE\x10\x02\x12\x18\n\x14VERB_ANSWER_TOO_LATE\x10\x03\x12\x17\n\x13VERB_ANSWER_PENDING\x10\x04\x12\x19\n\x15VERB_ANSWER_NOT_FOUND\x10\x05*{\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_STATE_IDLE\x10\x01\x12\x19\n\x15SESSION_STATE_RUNNING\x10\x02\x12\x19\n\x15SESSION_STATE_WAITING\x10\x03\x32\xe6\x04\n\x0c\x41gentService\x12\x37\n\x04Send\x12\x16.troupe.v1.SendRequest\x1a\x17.troupe.v1.SendResponse\x12\x45\n\x08\x43onverse\x12\x1a.troupe.v1.ConverseRequest\x1a\x1b.troupe.v1.ConverseResponse0\x01\x12H\n\tSubscribe\x12\x1b.troupe.v1.SubscribeRequest\x1a\x1c.troupe.v1.SubscribeResponse0\x01\x12I\n\nGetMessage\x12\x1c.troupe.v1.GetMessageRequest\x1a\x1d.troupe.v1.GetMessageResponse\x12Q\n\x0c\x43ontrolTurns\x12\x1e.troupe.v1.ControlTurnsRequest\x1a\x1f.troupe.v1.ControlTurnsResponse0\x01\x12I\n\nGetSession\x12\x1c.troupe.v1.GetSessionRequest\x1a\x1d.troupe.v1.GetSessionResponse\x12O\n\x0cListSessions\x12\x1e.troupe.v1.ListSessionsRequest\x1a\x1f.troupe.v1.ListSessionsResponse\x12R\n\rDeleteSession\x12\x1f.troupe.v1.DeleteSessionRequest\x1a .troupe.v1.DeleteSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15troupe/v1/agent.proto\x12\ttroupe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18troupe/v1/envelope.proto\x1a\x14troupe/v1/turn.proto\"\xc9\x02\n\x0bSendRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12#\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x12.troupe.v1.Content\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x65xpires\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x07on_busy\x18\x06 \x01(\x0e\x32\x11.troupe.v1.OnBusy\x12\x30\n\rdeliver_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ndeliver_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x0cSendResponse\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12(\n\x06status\x18\x02 \x01(\x0b\x32\x18.troupe.v1.MessageStatus\"\xd2\x02\n\rMessageStatus\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x1d\n\x04\x66\x61te\x18\x03 \x01(\x0e\x32\x0f.troupe.v1.Fate\x12\"\n\x06result\x18\x04 \x01(\x0b\x32\x12.troupe.v1.Content\x12%\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\x12\x1f\n\x05usage\x18\x06 \x01(\x0b\x32\x10.troupe.v1.Usage\x12!\n\x06ledger\x18\x07 \x01(\x0b\x32\x11.troupe.v1.Ledger\x12\x15\n\rstate_version\x18\x08 \x01(\x04\x12\x10\n\x08\x61ttempts\x18\t \x01(\r\x12.\n\nsettled_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\x0f\x43onverseRequest\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.troupe.v1.SendRequest\x12\'\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x18.troupe.v1.EventPosition\x12\x1c\n\x14\x63\x61ncel_on_disconnect\x18\x03 \x01(\x08\"A\n\rEventPosition\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"3\n\x10\x43onverseResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Event\"\xaa\x01\n\x10SubscribeRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\'\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x18.troupe.v1.EventPosition\x12!\n\x06number\x18\x04 \x01(\x0b\x32\x11.troupe.v1.Number\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\"4\n\x11SubscribeResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.troupe.v1.Event\"x\n\x11GetMessageRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x12GetMessageResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.troupe.v1.MessageStatus\"\x7f\n\x13\x43ontrolTurnsRequest\x12\x0f\n\x07verb_id\x18\x01 \x01(\t\x12\x1d\n\x04verb\x18\x02 \x01(\x0e\x32\x0f.troupe.v1.Verb\x12\'\n\x08messages\x18\x03 \x03(\x0b\x32\x15.troupe.v1.MessageRef\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"H\n\nMessageRef\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\"e\n\x14\x43ontrolTurnsResponse\x12&\n\x07message\x18\x01 \x01(\x0b\x32\x15.troupe.v1.MessageRef\x12%\n\x06\x61nswer\x18\x02 \x01(\x0e\x32\x15.troupe.v1.VerbAnswer\"\xc9\x02\n\x07Session\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.troupe.v1.SessionState\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05turns\x18\x04 \x01(\x04\x12\x1a\n\x12running_message_id\x18\x05 \x01(\t\x12\x0f\n\x07waiting\x18\x06 \x01(\r\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05usage\x18\t \x01(\x0b\x32\x10.troupe.v1.Usage\x12\r\n\x05shard\x18\n \x01(\r\x12\x11\n\tworker_id\x18\x0b \x01(\t\"\x7f\n\x0cHistoryEntry\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12.\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1a.troupe.v1.ToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\x12\x12\n\nmessage_id\x18\x05 \x01(\t\"L\n\x11GetSessionRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x0f\n\x07history\x18\x02 \x01(\r\"c\n\x12GetSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.troupe.v1.Session\x12(\n\x07history\x18\x02 \x03(\x0b\x32\x17.troupe.v1.HistoryEntry\"c\n\x13ListSessionsRequest\x12%\n\x06parent\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x14ListSessionsResponse\x12$\n\x08sessions\x18\x01 \x03(\x0b\x32\x12.troupe.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x14\x44\x65leteSessionRequest\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\"*\n\x15\x44\x65leteSessionResponse\x12\x11\n\tcancelled\x18\x01 \x01(\r*t\n\x06OnBusy\x12\x17\n\x13ON_BUSY_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_BUSY_ENQUEUE\x10\x01\x12\x12\n\x0eON_BUSY_REJECT\x10\x02\x12\x15\n\x11ON_BUSY_INTERRUPT\x10\x03\x12\x11\n\rON_BUSY_STEER\x10\x04*o\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVERB_CANCEL\x10\x01\x12\r\n\tVERB_KILL\x10\x02\x12\x0e\n\nVERB_PAUSE\x10\x03\x12\x0f\n\x0bVERB_RESUME\x10\x04\x12\x10\n\x0cVERB_RESTART\x10\x05*\xa7\x01\n\nVerbAnswer\x12\x1b\n\x17VERB_ANSWER_UNSPECIFIED\x10\x00\x12\x17\n\x13VERB_ANSWER_APPLIED\x10\x01\x12\x15\n\x11VERB_ANSWER_STALE\x10\x02\x12\x18\n\x14VERB_ANSWER_TOO_LATE\x10\x03\x12\x17\n\x13VERB_ANSWER_PENDING\x10\x04\x12\x19\n\x15VERB_ANSWER_NOT_FOUND\x10\x05*{\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_STATE_IDLE\x10\x01\x12\x19\n\x15SESSION_STATE_RUNNING\x10\x02\x12\x19\n\x15SESSION_STATE_WAITING\x10\x03\x32\xe6\x04\n\x0c\x41gentService\x12\x37\n\x04Send\x12\x16.troupe.v1.SendRequest\x1a\x17.troupe.v1.SendResponse\x12\x45\n\x08\x43onverse\x12\x1a.troupe.v1.ConverseRequest\x1a\x1b.troupe.v1.ConverseResponse0\x01\x12H\n\tSubscribe\x12\x1b.troupe.v1.SubscribeRequest\x1a\x1c.troupe.v1.SubscribeResponse0\x01\x12I\n\nGetMessage\x12\x1c.troupe.v1.GetMessageRequest\x1a\x1d.troupe.v1.GetMessageResponse\x12Q\n\x0c\x43ontrolTurns\x12\x1e.troupe.v1.ControlTurnsRequest\x1a\x1f.troupe.v1.ControlTurnsResponse0\x01\x12I\n\nGetSession\x12\x1c.troupe.v1.GetSessionRequest\x1a\x1d.troupe.v1.GetSessionResponse\x12O\n\x0cListSessions\x12\x1e.troupe.v1.ListSessionsRequest\x1a\x1f.troupe.v1.ListSessionsResponse\x12R\n\rDeleteSession\x12\x1f.troupe.v1.DeleteSessionRequest\x1a .troupe.v1.DeleteSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'troupe.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ONBUSY']._serialized_start=2755
-  _globals['_ONBUSY']._serialized_end=2871
-  _globals['_VERB']._serialized_start=2873
-  _globals['_VERB']._serialized_end=2984
-  _globals['_VERBANSWER']._serialized_start=2987
-  _globals['_VERBANSWER']._serialized_end=3154
-  _globals['_SESSIONSTATE']._serialized_start=3156
-  _globals['_SESSIONSTATE']._serialized_end=3279
+  _globals['_ONBUSY']._serialized_start=2807
+  _globals['_ONBUSY']._serialized_end=2923
+  _globals['_VERB']._serialized_start=2925
+  _globals['_VERB']._serialized_end=3036
+  _globals['_VERBANSWER']._serialized_start=3039
+  _globals['_VERBANSWER']._serialized_end=3206
+  _globals['_SESSIONSTATE']._serialized_start=3208
+  _globals['_SESSIONSTATE']._serialized_end=3331
   _globals['_SENDREQUEST']._serialized_start=150
   _globals['_SENDREQUEST']._serialized_end=479
   _globals['_SENDRESPONSE']._serialized_start=481
@@ -55,36 +55,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTPOSITION']._serialized_end=1097
   _globals['_CONVERSERESPONSE']._serialized_start=1099
   _globals['_CONVERSERESPONSE']._serialized_end=1150
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=1152
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1271
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1273
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1325
-  _globals['_GETMESSAGEREQUEST']._serialized_start=1327
-  _globals['_GETMESSAGEREQUEST']._serialized_end=1447
-  _globals['_GETMESSAGERESPONSE']._serialized_start=1449
-  _globals['_GETMESSAGERESPONSE']._serialized_end=1511
-  _globals['_CONTROLTURNSREQUEST']._serialized_start=1513
-  _globals['_CONTROLTURNSREQUEST']._serialized_end=1640
-  _globals['_MESSAGEREF']._serialized_start=1642
-  _globals['_MESSAGEREF']._serialized_end=1714
-  _globals['_CONTROLTURNSRESPONSE']._serialized_start=1716
-  _globals['_CONTROLTURNSRESPONSE']._serialized_end=1817
-  _globals['_SESSION']._serialized_start=1820
-  _globals['_SESSION']._serialized_end=2149
-  _globals['_HISTORYENTRY']._serialized_start=2151
-  _globals['_HISTORYENTRY']._serialized_end=2278
-  _globals['_GETSESSIONREQUEST']._serialized_start=2280
-  _globals['_GETSESSIONREQUEST']._serialized_end=2356
-  _globals['_GETSESSIONRESPONSE']._serialized_start=2358
-  _globals['_GETSESSIONRESPONSE']._serialized_end=2457
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=2459
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=2558
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2560
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2645
-  _globals['_DELETESESSIONREQUEST']._serialized_start=2647
-  _globals['_DELETESESSIONREQUEST']._serialized_end=2709
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=2711
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=2753
-  _globals['_AGENTSERVICE']._serialized_start=3282
-  _globals['_AGENTSERVICE']._serialized_end=3896
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=1153
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1323
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1325
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1377
+  _globals['_GETMESSAGEREQUEST']._serialized_start=1379
+  _globals['_GETMESSAGEREQUEST']._serialized_end=1499
+  _globals['_GETMESSAGERESPONSE']._serialized_start=1501
+  _globals['_GETMESSAGERESPONSE']._serialized_end=1563
+  _globals['_CONTROLTURNSREQUEST']._serialized_start=1565
+  _globals['_CONTROLTURNSREQUEST']._serialized_end=1692
+  _globals['_MESSAGEREF']._serialized_start=1694
+  _globals['_MESSAGEREF']._serialized_end=1766
+  _globals['_CONTROLTURNSRESPONSE']._serialized_start=1768
+  _globals['_CONTROLTURNSRESPONSE']._serialized_end=1869
+  _globals['_SESSION']._serialized_start=1872
+  _globals['_SESSION']._serialized_end=2201
+  _globals['_HISTORYENTRY']._serialized_start=2203
+  _globals['_HISTORYENTRY']._serialized_end=2330
+  _globals['_GETSESSIONREQUEST']._serialized_start=2332
+  _globals['_GETSESSIONREQUEST']._serialized_end=2408
+  _globals['_GETSESSIONRESPONSE']._serialized_start=2410
+  _globals['_GETSESSIONRESPONSE']._serialized_end=2509
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=2511
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=2610
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2612
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2697
+  _globals['_DELETESESSIONREQUEST']._serialized_start=2699
+  _globals['_DELETESESSIONREQUEST']._serialized_end=2761
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=2763
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=2805
+  _globals['_AGENTSERVICE']._serialized_start=3334
+  _globals['_AGENTSERVICE']._serialized_end=3948
 # @@protoc_insertion_point(module_scope)

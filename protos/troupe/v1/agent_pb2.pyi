@@ -414,8 +414,12 @@ class SubscribeRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Only this message's events, and the stream ends with its last. Absent means all of the session's from now on."""
+    digest: _builtins.bytes
+    """With `number`: SHA-256 of the copy's content, its first 16 bytes. Events about other content are left out."""
     @_builtins.property
     def session(self) -> _envelope_pb2.SessionRef:
         """The session. Required."""
@@ -424,16 +428,24 @@ class SubscribeRequest(_message.Message):
     def after(self) -> Global___EventPosition:
         """With `message_id`: where the caller left off. Absent means from the running attempt's first event."""
 
+    @_builtins.property
+    def number(self) -> _envelope_pb2.Number:
+        """With `message_id`: the copy of the message that the caller sent, so that an answer to that copy alone reaches it.
+        Set by workers.
+        """
+
     def __init__(
         self,
         *,
         session: _envelope_pb2.SessionRef | None = ...,
         message_id: _builtins.str = ...,
         after: Global___EventPosition | None = ...,
+        number: _envelope_pb2.Number | None = ...,
+        digest: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "number", b"number", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "message_id", b"message_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "digest", b"digest", "message_id", b"message_id", "number", b"number", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

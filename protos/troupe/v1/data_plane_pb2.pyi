@@ -78,6 +78,7 @@ class PlaceRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SHARD_COUNT_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    LIVE_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """The control plane's term. With `version`, orders placements: lower ones are refused with FAILED_PRECONDITION."""
     version: _builtins.int
@@ -88,6 +89,12 @@ class PlaceRequest(_message.Message):
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardAssignment]:
         """Every placed shard, once."""
 
+    @_builtins.property
+    def live_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The processes whose leases have not ended. A turn that goes on under the mark of one that is not named here is
+        taken over. Absent: nobody knows yet, and every mark is waited for.
+        """
+
     def __init__(
         self,
         *,
@@ -95,10 +102,11 @@ class PlaceRequest(_message.Message):
         version: _builtins.int = ...,
         shard_count: _builtins.int = ...,
         shards: _abc.Iterable[Global___ShardAssignment] | None = ...,
+        live_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard_count", b"shard_count", "shards", b"shards", "term", b"term", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_instance_ids", b"live_instance_ids", "shard_count", b"shard_count", "shards", b"shards", "term", b"term", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -115,6 +123,7 @@ class ShardAssignment(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """Its number, from 0."""
     epoch: _builtins.int
@@ -125,6 +134,8 @@ class ShardAssignment(_message.Message):
     """The owner's process."""
     address: _builtins.str
     """`host:port` of the owner's AgentService."""
+    revoked: _builtins.bool
+    """The owner is to hand it over: it stops taking messages, writes down what it has, and reports the shard no more."""
     def __init__(
         self,
         *,
@@ -133,10 +144,11 @@ class ShardAssignment(_message.Message):
         worker_id: _builtins.str = ...,
         instance_id: _builtins.str = ...,
         address: _builtins.str = ...,
+        revoked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "instance_id", b"instance_id", "shard", b"shard", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "instance_id", b"instance_id", "revoked", b"revoked", "shard", b"shard", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

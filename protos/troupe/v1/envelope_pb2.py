@@ -25,23 +25,27 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18troupe/v1/envelope.proto\x12\ttroupe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"O\n\nSessionRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\"B\n\x07\x43ontent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1f\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x0f.troupe.v1.DataH\x00\x42\x06\n\x04\x62ody\"+\n\x04\x44\x61ta\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"*\n\x06Number\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\x96\x03\n\x08\x45nvelope\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x06source\x18\x02 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12%\n\x06target\x18\x03 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12!\n\x06number\x18\x04 \x01(\x0b\x32\x11.troupe.v1.Number\x12%\n\x04kind\x18\x05 \x01(\x0e\x32\x17.troupe.v1.EnvelopeKind\x12#\n\x07\x63ontent\x18\x06 \x01(\x0b\x32\x12.troupe.v1.Content\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12.\n\nfirst_sent\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x12\n\ntracestate\x18\r \x01(\t*y\n\x0c\x45nvelopeKind\x12\x1d\n\x19\x45NVELOPE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NVELOPE_KIND_MESSAGE\x10\x01\x12\x16\n\x12\x45NVELOPE_KIND_SKIP\x10\x02\x12\x17\n\x13\x45NVELOPE_KIND_PROBE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18troupe/v1/envelope.proto\x12\ttroupe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"O\n\nSessionRef\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\"c\n\x07\x43ontent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1f\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x0f.troupe.v1.DataH\x00\x12\x1f\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x0f.troupe.v1.BlobH\x00\x42\x06\n\x04\x62ody\":\n\x04\x42lob\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"+\n\x04\x44\x61ta\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"*\n\x06Number\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\xca\x03\n\x08\x45nvelope\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x06source\x18\x02 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12%\n\x06target\x18\x03 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12!\n\x06number\x18\x04 \x01(\x0b\x32\x11.troupe.v1.Number\x12%\n\x04kind\x18\x05 \x01(\x0e\x32\x17.troupe.v1.EnvelopeKind\x12#\n\x07\x63ontent\x18\x06 \x01(\x0b\x32\x12.troupe.v1.Content\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12.\n\nfirst_sent\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x12\n\ntracestate\x18\r \x01(\t\x12\x10\n\x08redrives\x18\x0e \x01(\r\x12 \n\x06\x64\x65\x61ths\x18\x0f \x03(\x0b\x32\x10.troupe.v1.Death\"\xd5\x01\n\x05\x44\x65\x61th\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x30\n\x0c\x66irst_failed\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0blast_failed\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tworker_id\x18\x06 \x01(\t\x12\x13\n\x0brevision_id\x18\x07 \x01(\t\x12\x10\n\x08trace_id\x18\x08 \x01(\t*y\n\x0c\x45nvelopeKind\x12\x1d\n\x19\x45NVELOPE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NVELOPE_KIND_MESSAGE\x10\x01\x12\x16\n\x12\x45NVELOPE_KIND_SKIP\x10\x02\x12\x17\n\x13\x45NVELOPE_KIND_PROBE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'troupe.v1.envelope_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENVELOPEKIND']._serialized_start=719
-  _globals['_ENVELOPEKIND']._serialized_end=840
+  _globals['_ENVELOPEKIND']._serialized_start=1080
+  _globals['_ENVELOPEKIND']._serialized_end=1201
   _globals['_SESSIONREF']._serialized_start=72
   _globals['_SESSIONREF']._serialized_end=151
   _globals['_CONTENT']._serialized_start=153
-  _globals['_CONTENT']._serialized_end=219
-  _globals['_DATA']._serialized_start=221
-  _globals['_DATA']._serialized_end=264
-  _globals['_NUMBER']._serialized_start=266
-  _globals['_NUMBER']._serialized_end=308
-  _globals['_ENVELOPE']._serialized_start=311
-  _globals['_ENVELOPE']._serialized_end=717
+  _globals['_CONTENT']._serialized_end=252
+  _globals['_BLOB']._serialized_start=254
+  _globals['_BLOB']._serialized_end=312
+  _globals['_DATA']._serialized_start=314
+  _globals['_DATA']._serialized_end=357
+  _globals['_NUMBER']._serialized_start=359
+  _globals['_NUMBER']._serialized_end=401
+  _globals['_ENVELOPE']._serialized_start=404
+  _globals['_ENVELOPE']._serialized_end=862
+  _globals['_DEATH']._serialized_start=865
+  _globals['_DEATH']._serialized_end=1078
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 isort:skip_file
 What travels between senders and actors, and the names that it travels by."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -84,33 +86,71 @@ Global___SessionRef: _TypeAlias = SessionRef  # noqa: Y015
 
 @_typing.final
 class Content(_message.Message):
-    """The body of a message, or of the answer to one. At most 256 KiB; larger ones are refused until payloads travel by reference."""
+    """The body of a message, or of the answer to one. Callers give and get it whole; between processes what is over
+    256 KiB travels by reference.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text for people and models, UTF-8."""
     @_builtins.property
     def data(self) -> Global___Data:
         """Anything else."""
 
+    @_builtins.property
+    def blob(self) -> Global___Blob:
+        """One of these two, kept in the blob store. Never taken from a client, and never given to one."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         data: Global___Data | None = ...,
+        blob: Global___Blob | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "body", b"body", "data", b"data", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "body", b"body", "data", b"data", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["text", "data"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["text", "data", "blob"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___Content: _TypeAlias = Content  # noqa: Y015
+
+@_typing.final
+class Blob(_message.Message):
+    """A reference to what the blob store keeps, within the tenant's part of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """SHA-256 of the bytes, 32 bytes. Required."""
+    size: _builtins.int
+    """How many bytes there are."""
+    content_type: _builtins.str
+    """Their media type. Absent for text."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+        content_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blob: _TypeAlias = Blob  # noqa: Y015
 
 @_typing.final
 class Data(_message.Message):
@@ -183,6 +223,8 @@ class Envelope(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
+    REDRIVES_FIELD_NUMBER: _builtins.int
+    DEATHS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Idempotency key within the target session: up to 128 bytes."""
     kind: Global___EnvelopeKind.ValueType
@@ -197,6 +239,8 @@ class Envelope(_message.Message):
     """W3C `traceparent`. Absent when nothing traces."""
     tracestate: _builtins.str
     """W3C `tracestate`."""
+    redrives: _builtins.int
+    """How often it was redriven from a dead letter. 0 for a message as it was first sent."""
     @_builtins.property
     def source(self) -> Global___SessionRef:
         """The actor that sent it. Absent for a client's message."""
@@ -221,6 +265,10 @@ class Envelope(_message.Message):
     def expires(self) -> _timestamp_pb2.Timestamp:
         """It is settled as EXPIRED when it has not started by then."""
 
+    @_builtins.property
+    def deaths(self) -> _containers.RepeatedCompositeFieldContainer[Global___Death]:
+        """How it died before it was redriven, oldest first: the newest 10."""
+
     def __init__(
         self,
         *,
@@ -237,11 +285,67 @@ class Envelope(_message.Message):
         correlation_id: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
+        redrives: _builtins.int = ...,
+        deaths: _abc.Iterable[Global___Death] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "expires", b"expires", "first_sent", b"first_sent", "number", b"number", "source", b"source", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "content", b"content", "correlation_id", b"correlation_id", "expires", b"expires", "first_sent", b"first_sent", "generation", b"generation", "id", b"id", "kind", b"kind", "number", b"number", "source", b"source", "target", b"target", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "content", b"content", "correlation_id", b"correlation_id", "deaths", b"deaths", "expires", b"expires", "first_sent", b"first_sent", "generation", b"generation", "id", b"id", "kind", b"kind", "number", b"number", "redrives", b"redrives", "source", b"source", "target", b"target", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Envelope: _TypeAlias = Envelope  # noqa: Y015
+
+@_typing.final
+class Death(_message.Message):
+    """Why a message was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FIRST_FAILED_FIELD_NUMBER: _builtins.int
+    LAST_FAILED_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    REVISION_ID_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """What programs branch on, such as `WORKER_KILLED`."""
+    error: _builtins.str
+    """The error as one sentence."""
+    attempts: _builtins.int
+    """Attempts begun."""
+    worker_id: _builtins.str
+    """The worker that gave it up."""
+    revision_id: _builtins.str
+    """The revision that its last attempt ran under. Absent when none did."""
+    trace_id: _builtins.str
+    """Its trace, 32 hexadecimal digits. Absent when nothing traced it."""
+    @_builtins.property
+    def first_failed(self) -> _timestamp_pb2.Timestamp:
+        """When it first failed."""
+
+    @_builtins.property
+    def last_failed(self) -> _timestamp_pb2.Timestamp:
+        """When it was given up."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        error: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        first_failed: _timestamp_pb2.Timestamp | None = ...,
+        last_failed: _timestamp_pb2.Timestamp | None = ...,
+        worker_id: _builtins.str = ...,
+        revision_id: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_failed", b"first_failed", "last_failed", b"last_failed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "error", b"error", "first_failed", b"first_failed", "last_failed", b"last_failed", "reason", b"reason", "revision_id", b"revision_id", "trace_id", b"trace_id", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Death: _TypeAlias = Death  # noqa: Y015
