@@ -83,3 +83,8 @@ def is_session(name: str) -> bool:
 def mailbox(shard: int) -> str:
     """Name of a shard's mailbox queue."""
     return f"troupe.v1.mailbox.{shard}"
+
+
+def task_queue(pool: str) -> str:
+    """Name of a pool's task queue."""
+    return f"troupe.v1.task.{pool}"

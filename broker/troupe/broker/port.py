@@ -1,33 +1,32 @@
-"""What every broker can do. `memory.py` and `sqlite.py` do it; one contract suite runs over all."""
+"""What every broker can do. `memory.py`, `sqlite.py` and `rabbitmq/` do it; one contract suite runs over all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from troupe.chassis.errors import FailedPrecondition, NotFound, ResourceExhausted
+from troupe.chassis.errors import FailedPrecondition, NotFound, TroupeError, Unavailable
 from troupe.v1.envelope_pb2 import Envelope
 
 PREFETCH = 32
 """Deliveries that a mailbox's consumer holds unacked: enough to keep it busy, since what waits goes to inboxes."""
+AGENTS = "agents"
+"""The pool whose dead letters come from mailboxes; others are of the task queue of that name."""
 
 
-class MailboxFull(ResourceExhausted):
-    """The mailbox takes no more. The message was not sent: its number may be used again."""
-
-    @classmethod
-    def of(cls, queue: str, max_depth: int) -> "MailboxFull":
-        return cls("MAILBOX_FULL", f"{queue} holds {max_depth} messages; try later", retry_after=1.0)
+class NotSent(Unavailable):
+    """The broker does not take messages now, and this one certainly was not sent: its number may be used again."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One message, handed to a consumer, to be acked exactly once. Until then it counts against the prefetch and
-    comes again when the subscription closes."""
+    """One message, handed to a consumer, to be acked, deferred or dead-lettered exactly once. Until then it counts
+    against the prefetch and comes again when the subscription closes."""
 
     body: bytes
     queue: str
     published: float
-    """When the broker confirmed it, seconds since the epoch."""
+    """When it was published, as near as the broker knows it, seconds since the epoch."""
     redeliveries: int
     """How often it was, or may have been, delivered before."""
     settle: Callable[[], None] = field(repr=False)
@@ -46,10 +45,12 @@ class Delivery:
 class DeadLetter:
     """A message that will not be tried again by itself, and why. Times are seconds since the epoch."""
 
+    id: str
+    """Names the letter: a UUIDv7, so letters sort by when they were made."""
     body: bytes
     """The envelope as it was delivered, or whatever could not be decoded as one."""
     pool: str
-    """`agents` for mailboxes."""
+    """AGENTS for mailboxes, else the pool of the task queue."""
     message_id: str
     session: str
     """The session's path; empty when it could not be read."""
@@ -63,66 +64,98 @@ class DeadLetter:
     trace_id: str
 
 
+class HeldLetter(Protocol):
+    """One letter while `Broker.dead_letters` shows it."""
+
+    @property
+    def letter(self) -> DeadLetter: ...
+
+    async def remove(self) -> None:
+        """Drop the letter; return once it is gone for good. Raises Unavailable: it may come again."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What a mailbox holds."""
+    """What a queue holds."""
 
     messages: int
+    """Delivered and unacked ones included, as far as this process can know of them."""
     oldest: float | None
-    """When its oldest message was confirmed, seconds since the epoch."""
+    """When its oldest message was published, seconds since the epoch; None where it is empty, or where this process
+    does not consume it and cannot know."""
 
 
 class Subscription(Protocol):
-    """A consumer's hold on one mailbox."""
+    """A consumer's hold on one queue. It outlives connections: when one breaks, or the broker cancels the consumer,
+    the backend subscribes again by itself, and what was unacked comes again; the deliveries of before are then void,
+    and acking them does nothing."""
 
     async def cancel(self) -> None:
-        """Stop deliveries. What is unacked may still be acked."""
+        """Stop deliveries; returns when none comes any more. What is unacked may still be acked."""
         ...
 
     async def close(self) -> None:
-        """Stop deliveries and give back what is unacked, in its old order, as redelivered."""
+        """Stop deliveries and give back what is unacked, as redelivered; in its old place where the backend can."""
         ...
 
 
 class Broker(Protocol):
-    """Carries envelopes to the mailbox of their target's shard, durably where the backend is."""
+    """Carries envelopes to the mailbox of their target's shard, or to a pool of workers, durably where the backend
+    is. Queues are named by `addressing.mailbox` and `addressing.task_queue`."""
 
-    async def declare(self, shards: int) -> None:
-        """Make the mailboxes of a fleet of this many shards, from 1. Repeating it changes nothing. Raises
-        FailedPrecondition for another count than the mailboxes were made with: their messages would not be found."""
+    async def declare(self, shards: int, pools: Sequence[str] = ()) -> None:
+        """Make the mailboxes of a fleet of this many shards, from 1, and the task queues and dead letters of these
+        pools. Repeating it changes nothing. Raises FailedPrecondition for another count of shards than the mailboxes
+        were made with: their messages would not be found."""
         ...
 
-    async def publish(self, envelope: Envelope) -> None:
-        """Return once the message cannot be lost. Messages published one after another by one caller without
-        waiting arrive in the order of the calls.
+    async def publish(self, envelope: Envelope, pool: str = "") -> None:
+        """Return once the message cannot be lost: it stands in its target's mailbox or, with `pool`, in that task
+        queue. Messages published one after another by one caller without waiting arrive in the order of the calls.
 
-        Raises InvalidArgument, for a target that names no session, NotFound, before `declare`, and MailboxFull: not
-        sent. Unavailable: the outcome is unknown; the same envelope may be published again. A caller that is
-        cancelled does not know the outcome either."""
+        Raises InvalidArgument, for a target that names no session, NotFound, before `declare`, and NotSent: not sent.
+        Unavailable: the outcome is unknown; the same envelope may be published again. A caller that is cancelled
+        does not know the outcome either. A broker whose connection is away waits for it, in the caller's deadline."""
+        ...
+
+    async def publish_many(self, envelopes: Sequence[Envelope], pool: str = "") -> Sequence[TroupeError | None]:
+        """Publish all of them without waiting in between, in order; what each came to: None is a confirm, an error
+        one of those of `publish`."""
         ...
 
     async def consume(self, queue: str, handler: Callable[[Delivery], None], prefetch: int = PREFETCH) -> Subscription:
-        """Hand the mailbox's messages to `handler`, oldest first, at most `prefetch` of them unacked at once. A
-        mailbox has one consumer until that one closes. Raises FailedPrecondition when it has another, NotFound when
-        `queue` is no mailbox. `handler` must not raise."""
+        """Hand the queue's messages to `handler`, oldest first, at most `prefetch` of them unacked at once. A mailbox
+        has one active consumer: in one process a second is refused with FailedPrecondition; where several processes
+        share the broker it waits until the first is gone. A task queue has any number. Raises NotFound when `queue`
+        is none. `handler` must not raise."""
+        ...
+
+    async def defer(self, delivery: Delivery, delay: float) -> None:
+        """Task queues only: bring the message again after about `delay` seconds (above 0), with its attempt counted
+        one up, and ack this delivery; returns once the message is safe again. Raises Unavailable: the delivery stays
+        unacked."""
         ...
 
     async def dead_letter(self, letter: DeadLetter) -> None:
-        """Keep the letter; return once it cannot be lost. The delivery is acked by the caller, afterwards."""
+        """Keep the letter; return once it cannot be lost. The delivery is acked by the caller, afterwards. Raises
+        Unavailable: it may be kept or not."""
         ...
 
-    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
-        """The oldest letters, at most `limit`."""
+    def dead_letters(self, pool: str = AGENTS) -> AbstractAsyncContextManager[AsyncIterator[HeldLetter]]:
+        """Every letter of the pool that is there now, each once, oldest first as far as the backend keeps order.
+        Letters that are not removed stay, also when the iteration is left early. Where others look at the same time a
+        letter may be shown to one of them only. Raises NotFound for a pool that was not declared; AGENTS always is."""
         ...
 
     async def depth(self, queue: str) -> Depth:
-        """What the mailbox holds, delivered and unacked messages included. Raises NotFound when `queue` is none."""
+        """What the queue holds. Raises NotFound when `queue` is none, Unavailable where nobody can say now."""
         ...
 
 
-def mailbox_unknown(queue: str) -> NotFound:
-    """What is raised for a mailbox that was not declared."""
-    return NotFound("MAILBOX_UNKNOWN", f"no mailbox {queue}; declare the fleet's shards first")
+def queue_unknown(queue: str) -> NotFound:
+    """What is raised for a queue that was not declared."""
+    return NotFound("QUEUE_UNKNOWN", f"no queue {queue}; declare the fleet's shards and pools first")
 
 
 def shards_changed(declared: int, shards: int) -> FailedPrecondition:

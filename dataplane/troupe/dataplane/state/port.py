@@ -2,9 +2,14 @@
 
 An owner's script carries its shard's (epoch, instance); epochs begin at 1. The store's fence record only grows: a
 lower epoch, or the same with another instance, is refused as Fenced. A higher one raises the record with whatever
-script it comes, claim or not: from then on the owner before is refused. A script that is refused, for whatever
-reason, changes nothing. What is refused is said by `state/rules.py` for every backend, and one contract suite runs
-over all of them.
+script it comes, claim or not: from then on the owner before is refused. The writes of a turn (`journal`, `retry`,
+`commit`) are let through all the same while its message stands in the inbox under that owner's mark: so a turn that
+goes on after its shard was handed over comes to its end, unless the new owner has taken it over. A script that is
+refused, for whatever reason, changes nothing. What is refused is said by `state/rules.py` for every backend, and one
+contract suite runs over all of them.
+
+The writes of a turn also carry the attempt that they belong to (`Attempt`): one that is carried out after its attempt
+has ended changes nothing.
 
 All raise Unavailable where the store cannot be used; whether the script was carried out is then not known, and it
 may be repeated: repeating any of them changes nothing more, and neither does one that is carried out late, after
@@ -45,6 +50,10 @@ class VersionConflict(Aborted):
     """The store has the session otherwise than the turn read it: load it, look at the message again."""
 
 
+class Marked(Aborted):
+    """The message stands under another owner's mark: its turn may still be going on there."""
+
+
 class CancelRecorded(TroupeError):
     """A CANCEL was recorded for the message, or has settled it: it may only be settled as CANCELLED."""
 
@@ -58,6 +67,55 @@ class Owner:
     shard: int
     epoch: int
     instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Under which name a turn goes on whose message was written to the inbox while it ran."""
+
+    epoch: int
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at one message under one number. `index` counts from 0; the store calls it ended when the number is
+    settled, or waits with more than `index` + 1 attempts begun, or with just as many and neither a start nor a
+    mark."""
+
+    number: Number
+    message_id: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message that a turn sent and that no broker has confirmed yet."""
+
+    target: str
+    """Path of the session that it is for."""
+    number: Number
+    """In this session's stream to the target."""
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How far a session's stream to one target has come."""
+
+    number: Number
+    """The last that was given out."""
+    at: float
+    """When, seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in inboxes."""
+
+    messages: int
+    bytes: int
+    """Of envelopes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +136,10 @@ class Entry:
     """Starts from the inbox since the last attempt that came to an end."""
     not_before: float = 0.0
     first_failed: float = 0.0
-    running: bool = False
-    """Written here while its turn ran on, because that took long."""
+    running: Mark | None = None
+    """Written here while its turn ran on, because that took long or its shard was handed over."""
+    redriven: bool = False
+    """It comes from a dead letter: an older record DEAD or EXPIRED does not make it a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +166,12 @@ class Loaded:
     cancelled: Sequence[str] = ()
     """Ids of messages that a CANCEL was recorded for and that are not settled."""
     journaled: Set[str] = frozenset()
-    """Ids of messages that have a journal and are not settled."""
+    """Ids of messages that have a journal and are not settled for good: DEAD and EXPIRED ones have, for a redriven
+    copy to find."""
+    outbox: Sequence[Outgoing] = ()
+    """What was sent and is not struck, in the order in which it was sent."""
+    sent: Mapping[str, Sent] = field(default_factory=dict)
+    """By path of the target."""
 
 
 class Placed(Enum):
@@ -148,6 +213,11 @@ class TurnCommit:
     """What to append to the history."""
     usage: bytes | None = None
     """The session's summed Usage."""
+    attempt: int = 0
+    """Index of the attempt that this is the end of."""
+    outbox: Sequence[Outgoing] = ()
+    """What the turn sent, in order; looked at when the fate is DONE. The numbers are the sender's to give out, from
+    what it loaded: the version guards them."""
     now: float
 
 
@@ -168,8 +238,8 @@ class StateStore(Protocol):
     """See the module's text."""
 
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
-        """Raise the fence of the owner's shard and return its sessions with something in the inbox, in one script, in
-        no order. Raises Fenced."""
+        """Raise the fence of the owner's shard and return its sessions with something in the inbox or the outbox, in
+        one script, in no order. Raises Fenced."""
         ...
 
     async def load(self, key: SessionKey) -> Loaded:
@@ -178,32 +248,43 @@ class StateStore(Protocol):
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
         """Place a message at the inbox's end; one that runs already (`entry.running`) at its head. A number that is
-        settled or waits already stays as it is. Raises Fenced."""
+        settled stays so, and one that waits stays as it is, but that `entry.running` marks what runs under the same
+        owner. Raises Fenced."""
         ...
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
         """Count one more start, and one more attempt, than `entry` has; nothing where the store has counted that
-        already. Whether a CANCEL was recorded is not looked at: what has begun is settled by its turn. Raises Fenced;
-        KeyError when the inbox does not hold the number."""
+        already. The mark goes. Whether a CANCEL was recorded is not looked at: what has begun is settled by its turn.
+        Raises Fenced; KeyError when the inbox does not hold the number; Marked where it stands under another owner's
+        mark: `take_over` comes first."""
+        ...
+
+    async def take_over(self, owner: Owner, key: SessionKey, number: Number, mark: Mark) -> bool:
+        """Take the mark from a message, so that what ran under it is refused from now on: the message waits, at the
+        inbox's head, with its starts counted one up. False, and nothing changed, where it does not wait under this
+        mark. Raises Fenced."""
         ...
 
     async def journal(
-        self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
+        self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
         """Keep what these steps came to; a step that is kept already stays as it is. Nothing when the message is
-        settled for good. `starts`: something that acts begins with it. Raises Fenced; CancelRecorded when `starts`."""
+        settled for good, or the attempt has ended. `starts`: something that acts begins with it. Raises Fenced;
+        CancelRecorded when `starts`."""
         ...
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
         """Put a message whose attempt ended at the head of the inbox, as `entry` says; `entry.attempts` counts the one
-        that ended. Where the number waits already its envelope stays the one that it has. Nothing when the number is
-        settled, waits as a SKIP, or has begun another attempt since. Raises Fenced, CancelRecorded."""
+        that ended, and the mark goes. Where the number waits already its envelope stays the one that it has. Nothing
+        when the number is settled, waits as a SKIP, or has begun another attempt since. Raises Fenced,
+        CancelRecorded."""
         ...
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
-        """Settle the message, under all checks: state, record, history, inbox, journal and order in one script; its
-        copies that wait become SKIPs. Returns the session's version. Where its number is settled already nothing
-        changes. State, usage and history change, and the version grows by one, only when the fate is DONE.
+        """Settle the message, under all checks: state, record, history, inbox, outbox, journal and order in one
+        script; its copies that wait become SKIPs. Returns the session's version. Where its number is settled already,
+        or the attempt has ended, nothing changes. State, usage, history and outbox change, and the version grows by
+        one, only when the fate is DONE.
 
         A record stays as it is, but DEAD and EXPIRED, which DONE, CANCELLED, DEAD and EXPIRED replace; until then the
         journal is kept with them.
@@ -213,9 +294,27 @@ class StateStore(Protocol):
         ValueError when the number is not the next of its stream."""
         ...
 
-    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
-        """Give up `number`, which must come next in its stream and not be in the inbox; False when it does not or is,
-        and nothing changed (also when it was given up before). Raises Fenced."""
+    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, count: int, now: float) -> bool:
+        """Give up `number` and those after it, `count` in all: the first must come next in its stream, and none of
+        them be in the inbox. False when that is not so, and nothing changed (also when they were given up before).
+        Raises Fenced."""
+        ...
+
+    async def strike(self, owner: Owner, key: SessionKey, numbers: Sequence[Number]) -> None:
+        """Take from the outbox what the broker has confirmed; what is not there is passed by. Raises Fenced."""
+        ...
+
+    async def backlog(self, shard: int) -> Backlog:
+        """What waits in all inboxes of the shard, SKIPs included. Cheap whatever there is."""
+        ...
+
+    async def session_backlog(self, key: SessionKey) -> Backlog:
+        """What waits in one session's inbox, SKIPs included. Cheap whatever there is."""
+        ...
+
+    async def purge(self, key: SessionKey, message_id: str) -> None:
+        """The dead letter of this message was purged: its record, where it is DEAD or EXPIRED, is kept no longer than
+        others, and its journal goes now. Outside the fence. Nothing where the message waits."""
         ...
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
@@ -249,18 +348,18 @@ class StateStore(Protocol):
         ...
 
     async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
-        """Drop state and history; settle the named messages, which wait, as their records say. Records and counters
-        stay, and the journals of all other messages: one that comes again must find what it has done. Raises
-        Fenced."""
+        """Drop state and history; settle the named messages, which wait, as their records say. Records, counters and
+        the outbox stay, and the journals of all other messages: one that comes again must find what it has done.
+        Raises Fenced."""
         ...
 
     async def forget(self, now: float, idle_since: float) -> None:
         """Drop records, verbs and silent streams past RECORD_KEPT, and sessions untouched since `idle_since` with
-        nothing in the inbox. Times are seconds since the epoch. May take several transactions, so that no turn waits
+        nothing in inbox or outbox. Times are seconds since the epoch. May take several transactions, so that no turn waits
         for long."""
         ...
 
 
 def begun(entry: Entry) -> Entry:
     """`entry` after `begin`."""
-    return replace(entry, starts=entry.starts + 1, attempts=entry.attempts + 1, running=False)
+    return replace(entry, starts=entry.starts + 1, attempts=entry.attempts + 1, running=None)
