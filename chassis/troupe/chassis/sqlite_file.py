@@ -5,8 +5,8 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from troupe.chassis.errors import DataLoss, FailedPrecondition, TroupeError, Unavailable
@@ -19,6 +19,8 @@ class Schema:
     name: str
     version: int
     statements: Sequence[str]
+    migrations: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """By version: what makes a file of it one of the next version. A file from before all of them is refused."""
 
     @property
     def mark(self) -> int:
@@ -63,7 +65,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def prepare(path: Path, schema: Schema) -> None:
     """Make the file hold `schema`, in one transaction, or find that it does. Raises FailedPrecondition when it holds
-    another version of it or cannot be written, DataLoss when it is no database, or one of another kind."""
+    a version of it that cannot become this one or cannot be written, DataLoss when it is no database, or one of
+    another kind."""
     try:
         with contextlib.closing(connect(path)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -102,12 +105,17 @@ def _ensure(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
             f"{path} has schema {version} and this troupe knows {schema.version}: it was written by a newer one; "
             "run that, or name another directory with --data",
         )
-    elif version < schema.version:
+    elif any(older not in schema.migrations for older in range(version, schema.version)):
         raise FailedPrecondition(
             "DATA_OLDER",
             f"{path} has schema {version}, which this troupe, with {schema.version}, cannot read any more; run the "
             "one that wrote it, or name another directory with --data",
         )
+    elif version < schema.version:
+        for older in range(version, schema.version):
+            for statement in schema.migrations[older]:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {schema.version}")
 
 
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

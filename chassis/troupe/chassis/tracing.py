@@ -5,7 +5,7 @@ attribute look-up per call. With one, spans leave in batches from a thread of th
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from troupe.chassis.ids import uuid7
@@ -81,18 +81,25 @@ def tracer() -> Tracer:
     return _Process.tracer
 
 
-def carrier() -> Carrier:
-    """The current span's context for a peer; empty outside of any span."""
-    span = trace.get_current_span().get_span_context()
-    if not span.is_valid:
+def carrier(span: Span | None = None) -> Carrier:
+    """The context of `span`, or of the current one, for a peer; empty outside of any span."""
+    of = (span or trace.get_current_span()).get_span_context()
+    if not of.is_valid:
         return Carrier()
-    parent = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
-    return Carrier(parent, span.trace_state.to_header() if span.trace_state else "")
+    parent = f"00-{of.trace_id:032x}-{of.span_id:016x}-{of.trace_flags:02x}"
+    return Carrier(parent, of.trace_state.to_header() if of.trace_state else "")
 
 
 def context(traceparent: str, tracestate: str = "") -> Context:
     """A peer's context, to start spans in; an empty one when the headers are absent or malformed."""
     return _propagator.extract({"traceparent": traceparent, "tracestate": tracestate}, context=Context())
+
+
+def links(sender: Context) -> Sequence[Link]:
+    """The link of a span that works on a message with the one that sent it: `sender` is that one's `context`. None
+    where nothing is recorded, or nobody traced the message."""
+    span = trace.get_current_span(sender).get_span_context()
+    return [Link(span)] if recording() and span.is_valid else ()
 
 
 @contextlib.contextmanager

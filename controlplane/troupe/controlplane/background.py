@@ -1,32 +1,10 @@
-"""Work that runs beside a block and ends with it, and work that ends whole."""
+"""Work that ends whole, and tasks that notice that they are cancelled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-
-class _Left(Exception):
-    """The block ended well."""
-
-
-@asynccontextmanager
-async def background() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that leaving the block cancels. A task that fails cancels the block, and its error leaves in place
-    of that; one error alone leaves as itself, several as a group."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-            raise _Left
-    except BaseExceptionGroup as errors:
-        _, others = errors.split(_Left)
-        if others is None:
-            return
-        if len(others.exceptions) == 1:
-            raise others.exceptions[0] from others.exceptions[0].__cause__
-        raise others from None
 
 
 async def whole(work: Coroutine[Any, Any, T]) -> T:

@@ -9,10 +9,10 @@ from functools import partial
 import grpc
 
 from troupe.chassis import rpc
+from troupe.chassis.background import background
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.chassis.errors import FailedPrecondition
 from troupe.chassis.rpc_client import ClientTls
-from troupe.controlplane.background import background
 from troupe.controlplane.clients import dialled
 from troupe.controlplane.link import LinkTimes
 from troupe.controlplane.service import SERVICE, ControlPlane

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from troupe.controlplane.background import background, whole
+from troupe.chassis.background import background
+from troupe.controlplane.background import whole
 
 
 async def forever() -> None:
