@@ -1,0 +1,73 @@
+"""pika's errors as Troupe's. Pure."""
+
+from collections.abc import Iterator
+
+from pika import exceptions
+
+from troupe.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, TroupeError, Unavailable
+
+_NOT_FOUND, _PRECONDITION, _ACCESS = 404, 406, 403
+
+
+def lost(reason: BaseException) -> Unavailable:
+    """Why a connection that was open is gone."""
+    return Unavailable("BROKER_AWAY", f"the connection to RabbitMQ was lost: {_said(reason)}")
+
+
+def refused(reason: BaseException, where: str) -> TroupeError:
+    """Why a connection to `where` did not come about. Unavailable where the same may work later."""
+    causes = list(_causes(reason))
+
+    def among(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if among(exceptions.ProbableAuthenticationError, exceptions.AuthenticationError):
+        return FailedPrecondition(
+            "BROKER_REFUSED", f"RabbitMQ at {where} refused the user name and password; put right ones into the URL"
+        )
+    if among(exceptions.ProbableAccessDeniedError):
+        return FailedPrecondition(
+            "BROKER_REFUSED",
+            f"RabbitMQ at {where} has no such vhost, or the user may not use it ({_said(causes[-1])}); "
+            "`rabbitmqctl add_vhost` and `set_permissions` make and open one",
+        )
+    if among(exceptions.IncompatibleProtocolError):  # pika's word for a connection that ended before the first frame
+        return Unavailable(
+            "BROKER_AWAY",
+            f"what listens at {where} closed the connection without a word of AMQP: RabbitMQ is starting or stopping, "
+            "or this is not its port for clients",
+        )
+    if among(exceptions.ProtocolSyntaxError):
+        return FailedPrecondition(
+            "BROKER_UNSUPPORTED", f"what listens at {where} does not speak AMQP 0-9-1; name RabbitMQ's port for clients"
+        )
+    return Unavailable(
+        "BROKER_AWAY", f"RabbitMQ at {where} cannot be reached ({_said(causes[-1])}); start it, or name another"
+    )
+
+
+def closed(reason: BaseException) -> TroupeError:
+    """Why a channel is gone."""
+    if isinstance(reason, exceptions.ChannelClosedByBroker):
+        text = reason.reply_text
+        if reason.reply_code == _NOT_FOUND:
+            return NotFound("QUEUE_UNKNOWN", f"RabbitMQ: {text}")
+        if reason.reply_code == _PRECONDITION and "message size" in text:
+            return InvalidArgument("PAYLOAD_TOO_LARGE", f"RabbitMQ: {text}")
+        if reason.reply_code in (_PRECONDITION, _ACCESS):
+            return FailedPrecondition("BROKER_REFUSED", f"RabbitMQ: {text}")
+        return Unavailable("BROKER_AWAY", f"RabbitMQ closed the channel: {text}")
+    return lost(reason)
+
+
+def _causes(reason: BaseException) -> Iterator[BaseException]:
+    """The error and those within it, the innermost last."""
+    yield reason
+    inner = getattr(reason, "exceptions", None) or [getattr(reason, "exception", None), *reason.args]
+    for each in inner:
+        if isinstance(each, BaseException):
+            yield from _causes(each)
+
+
+def _said(reason: BaseException) -> str:
+    return str(reason) or type(reason).__name__

@@ -1,0 +1,218 @@
+"""Consuming: one channel for each subscription, made again whenever it is lost."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import structlog
+from pika import channel as pika_channel
+from pika import exceptions, spec
+from pika.frame import Method
+
+from troupe.broker.metrics import ACKS, DELIVERIES, REDELIVERIES
+from troupe.broker.port import Delivery
+from troupe.broker.rabbitmq import metrics
+from troupe.broker.rabbitmq.acks import Acks
+from troupe.broker.rabbitmq.lane import Lane, pause
+from troupe.broker.rabbitmq.link import CLOSE_TIMEOUT, Channel, Link
+from troupe.broker.rabbitmq.topology import Queue
+from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
+
+_tags = itertools.count(1)
+log = structlog.get_logger()
+
+Inspector = Callable[[Delivery, spec.Basic.Deliver, spec.BasicProperties], bool]
+"""Sees a delivery before the handler does. True: it took it."""
+
+
+class Hold:
+    """One channel's deliveries. They are void once it is gone. `number` counts a subscription's channels."""
+
+    def __init__(
+        self, queue: str, number: int, handler: Callable[[Delivery], None], inspector: Inspector | None
+    ) -> None:
+        self._queue, self._number, self._handler, self._inspector = queue, number, handler, inspector
+        self._loop = asyncio.get_running_loop()
+        self._channel: Channel | None = None
+        self._tag = ""
+        self._acks = Acks()
+        self.unacked: dict[int, float] = {}
+        """When each was published, by delivery tag, so oldest first."""
+        self.ended: asyncio.Future[TroupeError] = self._loop.create_future()
+
+    async def open(self, link: Link, queue: Queue, prefetch: int) -> None:
+        """Begin to consume. Raises Unavailable and what `Channel.declare` does."""
+        channel = self._channel = await Channel.opened(link)
+        channel.closed.add_done_callback(self._on_closed)
+        channel.raw.add_on_cancel_callback(self._on_cancel)
+        await channel.declare(queue)
+        await channel.call(channel.raw.basic_qos, prefetch_count=prefetch)
+        self._tag = f"{queue.name}-{os.getpid()}-{next(_tags)}"
+        await channel.call(channel.raw.basic_consume, queue.name, self._deliver, consumer_tag=self._tag)
+
+    async def cancel(self) -> None:
+        """Stop deliveries. What is unacked may still be acked."""
+        if self._channel is not None and not self.ended.done():
+            with contextlib.suppress(TroupeError):
+                await self._channel.call(self._channel.raw.basic_cancel, self._tag)
+
+    async def close(self) -> None:
+        """Give back what is unacked."""
+        self._flush()
+        self.unacked.clear()
+        if self._channel is not None and not self._channel.closed.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._channel.close()
+
+    def _deliver(
+        self, _channel: pika_channel.Channel, method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes
+    ) -> None:
+        tag = cast(int, method.delivery_tag)
+        redeliveries = 0
+        if method.redelivered:
+            counted = cast(int, (properties.headers or {}).get("x-delivery-count", 1))
+            redeliveries = int(counted) or 1  # pika's integers are of a type of its own
+            REDELIVERIES.inc()
+        published = properties.timestamp / 1e6 if properties.timestamp else time.time()
+        self.unacked[tag] = published
+        delivery = Delivery(
+            body, self._queue, published, redeliveries, partial(self._settle, tag), channel=self._number
+        )
+        DELIVERIES.inc()
+        if self._inspector is None or not self._inspector(delivery, method, properties):
+            self._handler(delivery)
+
+    def _settle(self, tag: int) -> None:
+        if self.unacked.pop(tag, None) is not None and self._acks.add(tag):
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Tell the server of all that was acked in this turn of the loop."""
+        if self._channel is None:
+            return
+        count, up_to, single = self._acks.take()
+        ACKS.inc(count)
+        raw = self._channel.raw
+        with contextlib.suppress(exceptions.AMQPError):  # the channel is gone, and they come again
+            if up_to:
+                raw.basic_ack(up_to, multiple=True)
+            for tag in single:
+                raw.basic_ack(tag)
+
+    def _on_cancel(self, frame: "Method[spec.Basic.Cancel]") -> None:
+        self._end(Unavailable("CONSUMER_CANCELLED", f"RabbitMQ cancelled the consumer of {self._queue}"))
+
+    def _on_closed(self, closed: "asyncio.Future[TroupeError]") -> None:
+        self._end(closed.result())
+
+    def _end(self, reason: TroupeError) -> None:
+        self.unacked.clear()
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+
+class Subscribed:
+    """See `troupe.broker.port.Subscription`. `run` keeps it up."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        queue: Queue,
+        handler: Callable[[Delivery], None],
+        prefetch: int,
+        inspector: Inspector | None = None,
+        on_close: Callable[["Subscribed"], None] = lambda _: None,
+    ) -> None:
+        self._lane, self.queue, self._handler, self._prefetch = lane, queue, handler, prefetch
+        self._inspector, self._on_close = inspector, on_close
+        self._hold: Hold | None = None
+        self._cancelled = False
+        self._task: asyncio.Task[None] | None = None
+        self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Subscribe; returns once that is done. Raises FailedPrecondition where the queue is there with other
+        arguments, and Unavailable when this is closed first. Cancelled: it is undone."""
+        self._task = tasks.create_task(self._run())
+        try:
+            await self._first
+        except BaseException:
+            self._task.cancel()
+            self._on_close(self)
+            raise
+
+    @property
+    def unacked(self) -> int:
+        return len(self._hold.unacked) if self._hold else 0
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest unacked message was published, seconds since the epoch."""
+        return next(iter(self._hold.unacked.values()), None) if self._hold else None
+
+    async def cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            await _ended(self._task)
+        if self._hold is not None:
+            await self._hold.cancel()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await _ended(self._task)
+        if not self._first.done():
+            self._first.set_exception(Unavailable("BROKER_CLOSED", "the broker is closed: the process is stopping"))
+            self._first.exception()  # there may be nobody to hear it
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            await hold.close()
+        self._on_close(self)
+
+    def renew(self) -> None:
+        """The server does not know of the consumer: begin anew."""
+        if self._hold is not None:
+            self._hold._end(Unavailable("CONSUMER_LOST", f"RabbitMQ knows no consumer of {self.queue.name}"))
+
+    async def _run(self) -> None:
+        failures = 0
+        for number in itertools.count():
+            link = await self._lane.link()
+            hold = Hold(self.queue.name, number, self._handler, self._inspector)
+            try:
+                await hold.open(link, self.queue, self._prefetch)
+            except FailedPrecondition as error:
+                if not self._first.done():
+                    self._first.set_exception(error)
+                    return
+                failures += 1
+                log.error("cannot consume", queue=self.queue.name, error=str(error))
+            except TroupeError as error:
+                failures += 1
+                log.warning("cannot consume", queue=self.queue.name, error=str(error))
+            except asyncio.CancelledError:
+                await hold.close()
+                raise
+            else:
+                failures = 0
+                self._hold = hold
+                if self._first.done():
+                    metrics.RESUBSCRIPTIONS.inc()
+                else:
+                    self._first.set_result(None)
+                reason = await asyncio.shield(hold.ended)
+                log.warning("subscription lost", queue=self.queue.name, error=str(reason))
+                self._hold = None
+                await hold.close()
+            await asyncio.sleep(pause(failures + 1, random.random()))
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])

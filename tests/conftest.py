@@ -1,0 +1,35 @@
+"""Servers that tests of several suites share."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+from support import rabbitmq
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[rabbitmq.Node | rabbitmq.Given]:
+    """One server for the whole run, started by the first test that asks."""
+    if given := os.environ.get(rabbitmq.GIVEN_URL):
+        yield rabbitmq.Given(given)
+        return
+    with rabbitmq.running() as node:
+        yield node
+
+
+@pytest.fixture
+def rabbitmq_node(rabbitmq_server: rabbitmq.Node | rabbitmq.Given) -> rabbitmq.Node:
+    """That server, for tests that tell it what to do: not to end it, for which there is `rabbitmq.running`."""
+    if isinstance(rabbitmq_server, rabbitmq.Given):
+        pytest.fail(f"this commands a RabbitMQ of its own; it cannot run with {rabbitmq.GIVEN_URL}")
+    return rabbitmq_server
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_server: rabbitmq.Node | rabbitmq.Given) -> Iterator[str]:
+    """The URL of a vhost in which nothing is: a fleet of the test's own."""
+    url = rabbitmq_server.vhost()
+    yield url
+    with contextlib.suppress(rabbitmq.CommandFailed):
+        rabbitmq_server.drop_vhost(url)
