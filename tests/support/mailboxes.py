@@ -1,7 +1,7 @@
 """Envelopes to publish, and a consumer that keeps what it is handed until the test acks it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.addressing import mailbox as queue_of
@@ -58,6 +58,22 @@ class Receiver:
                 self._changed.clear()
                 await self._changed.wait()
         return self.numbers
+
+    async def received_last(self, last: int, within: float = 20.0) -> list[int]:
+        """The numbers of all deliveries, once the number `last` came."""
+        async with asyncio.timeout(within):
+            while last not in self.numbers:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.numbers
+
+    async def received_all(self, wanted: Iterable[int], within: float = 20.0) -> None:
+        """Returns once each of these numbers came, at least once."""
+        missing = set(wanted)
+        async with asyncio.timeout(within):
+            while missing := missing.difference(self.numbers):
+                self._changed.clear()
+                await self._changed.wait()
 
     def ack_all(self) -> None:
         for delivery in self.deliveries:

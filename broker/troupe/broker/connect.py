@@ -6,24 +6,30 @@ from pathlib import Path
 
 from troupe.broker.memory import MemoryBroker
 from troupe.broker.port import Broker
+from troupe.broker.rabbitmq.broker import RabbitmqBroker
 from troupe.broker.sqlite import SqliteBroker
-from troupe.chassis.errors import InvalidArgument, Unimplemented
+from troupe.chassis.errors import InvalidArgument
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, max_depth: int = 1_000_000) -> AsyncIterator[Broker]:
-    """The broker that `url` names: `sqlite:///PATH` (four slashes for an absolute path) or `memory://`. `max_depth`
-    bounds each mailbox. Raises InvalidArgument for any other URL, Unimplemented for `amqp://`, and what
-    SqliteBroker.opened raises."""
+async def connected(url: str) -> AsyncIterator[Broker]:
+    """The broker that `url` names: `amqp://USER:PASSWORD@HOST:PORT/VHOST` or `amqps://…`, `sqlite:///PATH` (four
+    slashes for an absolute path) or `memory://`. Raises InvalidArgument for any other URL, and what
+    RabbitmqBroker.opened and SqliteBroker.opened raise."""
     scheme, _, path = url.partition(":///")
     if url == "memory://":
-        yield MemoryBroker(max_depth)
+        memory = MemoryBroker()
+        try:
+            yield memory
+        finally:
+            memory.shut()
     elif scheme == "sqlite" and path not in ("", ":memory:"):
-        async with SqliteBroker.opened(Path(path), max_depth) as broker:
+        async with SqliteBroker.opened(Path(path)) as broker:
             yield broker
     elif url.startswith(("amqp://", "amqps://")):
-        raise Unimplemented(
-            "NOT_BUILT", "the RabbitMQ broker is not built yet; use sqlite:///PATH, which is durable on one machine"
-        )
+        async with RabbitmqBroker.opened(url) as broker:
+            yield broker
     else:
-        raise InvalidArgument("BAD_BROKER_URL", f"no broker at {url!r}: the URL must be sqlite:///PATH or memory://")
+        raise InvalidArgument(
+            "BAD_BROKER_URL", f"no broker at {url!r}: the URL must be amqp://…, sqlite:///PATH or memory://"
+        )

@@ -48,6 +48,17 @@ def decode(body: bytes) -> Envelope:
     return envelope
 
 
+def retried(body: bytes) -> tuple[int, bytes]:
+    """Which attempt at unordered work `body` is for, from 0, and the body for the next. Raises Undecodable."""
+    try:
+        envelope = Envelope.FromString(body)
+    except DecodeError as error:
+        raise Undecodable("UNDECODABLE", f"the body is no envelope ({error})") from error
+    attempt = envelope.attempt
+    envelope.attempt = attempt + 1
+    return attempt, envelope.SerializeToString()
+
+
 def check_size(content: Content) -> None:
     """Raise InvalidArgument where `content` is too large to travel."""
     if (size := content.ByteSize()) > MAX_PAYLOAD:

@@ -40,9 +40,10 @@ class Position:
             return Position(self.settled, self.gaps - {sequence})
         return Position(sequence, self.gaps)
 
-    def pass_over(self) -> "Position":
-        """The position after the number that comes next was given up as lost."""
-        return Position(self.settled + 1, self.gaps | {self.settled + 1})
+    def pass_over(self, count: int = 1) -> "Position":
+        """The position after the next `count` numbers were given up as lost."""
+        last = self.settled + count
+        return Position(last, self.gaps | set(range(self.settled + 1, last + 1)))
 
 
 @dataclass(frozen=True, slots=True)

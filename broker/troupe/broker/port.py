@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from troupe.chassis.errors import FailedPrecondition, NotFound, TroupeError, Unavailable
+from troupe.broker.addressing import NAME, task_queue
+from troupe.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, TroupeError, Unavailable
 from troupe.v1.envelope_pb2 import Envelope
 
 PREFETCH = 32
@@ -30,6 +31,9 @@ class Delivery:
     redeliveries: int
     """How often it was, or may have been, delivered before."""
     settle: Callable[[], None] = field(repr=False)
+    channel: int = 0
+    """Which of its subscription's channels brought it: a later one has a higher number, and its first delivery says
+    that those of all earlier ones are void."""
     acked: bool = False
 
     def ack(self) -> None:
@@ -65,7 +69,7 @@ class DeadLetter:
 
 
 class HeldLetter(Protocol):
-    """One letter while `Broker.dead_letters` shows it."""
+    """One letter, until the block of `Broker.dead_letters` is left."""
 
     @property
     def letter(self) -> DeadLetter: ...
@@ -80,7 +84,8 @@ class Depth:
     """What a queue holds."""
 
     messages: int
-    """Delivered and unacked ones included, as far as this process can know of them."""
+    """Delivered and unacked ones included, as far as this process can know of them; deferred ones once they are
+    back."""
     oldest: float | None
     """When its oldest message was published, seconds since the epoch; None where it is empty, or where this process
     does not consume it and cannot know."""
@@ -106,8 +111,9 @@ class Broker(Protocol):
 
     async def declare(self, shards: int, pools: Sequence[str] = ()) -> None:
         """Make the mailboxes of a fleet of this many shards, from 1, and the task queues and dead letters of these
-        pools. Repeating it changes nothing. Raises FailedPrecondition for another count of shards than the mailboxes
-        were made with: their messages would not be found."""
+        pools. Repeating it changes nothing, more pools are added. Raises FailedPrecondition for another count of
+        shards than the mailboxes were made with: their messages would not be found; InvalidArgument for a pool whose
+        name is none, or AGENTS."""
         ...
 
     async def publish(self, envelope: Envelope, pool: str = "") -> None:
@@ -133,13 +139,16 @@ class Broker(Protocol):
 
     async def defer(self, delivery: Delivery, delay: float) -> None:
         """Task queues only: bring the message again after about `delay` seconds (above 0), with its attempt counted
-        one up, and ack this delivery; returns once the message is safe again. Raises Unavailable: the delivery stays
-        unacked."""
+        one up, and ack this delivery; returns once the message is safe again. It comes as one that was never delivered.
+        A message whose delivery is void by then may come twice. Raises Unavailable: the delivery stays unacked, as it
+        does where the caller is cancelled, and the message may come twice; InvalidArgument for a mailbox's delivery
+        and any other delay, Undecodable for a body that is no envelope."""
         ...
 
     async def dead_letter(self, letter: DeadLetter) -> None:
         """Keep the letter; return once it cannot be lost. The delivery is acked by the caller, afterwards. Raises
-        Unavailable: it may be kept or not."""
+        Unavailable: it may be kept or not; the same letter may be kept again, and is then there once, or twice where
+        the backend cannot tell."""
         ...
 
     def dead_letters(self, pool: str = AGENTS) -> AbstractAsyncContextManager[AsyncIterator[HeldLetter]]:
@@ -151,6 +160,28 @@ class Broker(Protocol):
     async def depth(self, queue: str) -> Depth:
         """What the queue holds. Raises NotFound when `queue` is none, Unavailable where nobody can say now."""
         ...
+
+
+def check_pools(pools: Sequence[str]) -> None:
+    """Raise InvalidArgument where one of them cannot be the name of a pool."""
+    for pool in pools:
+        if not NAME.fullmatch(pool) or pool == AGENTS:
+            raise InvalidArgument("BAD_POOL", f"pool {pool!r} must match {NAME.pattern} and not be {AGENTS!r}")
+
+
+def check_deferral(delivery: Delivery, delay: float) -> None:
+    """Raise InvalidArgument where the delivery cannot be put off, or not by this much."""
+    if not delivery.queue.startswith(task_queue("")):
+        raise InvalidArgument("NOT_A_TASK", f"a delivery of {delivery.queue} cannot be deferred: it has an order")
+    if not delay > 0:
+        raise InvalidArgument("BAD_DELAY", f"a delivery cannot be deferred by {delay:g} s; the delay must be above 0")
+    if delivery.acked:
+        raise RuntimeError(f"a delivery of {delivery.queue} was deferred after it was acked")
+
+
+def pool_unknown(pool: str) -> NotFound:
+    """What is raised for a pool that was not declared."""
+    return NotFound("POOL_UNKNOWN", f"no pool {pool}; declare it with the fleet's shards first")
 
 
 def queue_unknown(queue: str) -> NotFound:

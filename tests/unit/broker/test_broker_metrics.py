@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
-from support.mailboxes import Receiver, message, queue_of
+from support.brokers import QUEUE, letter
+from support.fake_clock import FakeClock
+from support.mailboxes import Receiver, message
 
-from troupe.broker import metrics
-from troupe.broker.addressing import SessionKey
+from troupe.broker import metrics, sqlite_box
+from troupe.broker.addressing import task_queue
+from troupe.broker.connect import connected
 from troupe.broker.memory import MemoryBroker
-from troupe.broker.port import DeadLetter, Delivery, MailboxFull
+from troupe.broker.port import Delivery, NotSent
 from troupe.broker.sqlite import SqliteBroker
-from troupe.chassis.errors import Unavailable
-
-QUEUE = queue_of(0)
 
 
 class Counted:
@@ -43,28 +43,50 @@ async def test_publishes_are_counted_and_so_are_their_confirms() -> None:
     assert (publishes(), confirms(), seconds()) == (2, 2, 2)
 
 
+async def test_messages_published_together_are_counted_each() -> None:
+    publishes, confirms = Counted("troupe_broker_publishes_total"), Counted("troupe_broker_confirms_total")
+    async with connected("memory://") as broker:
+        await broker.declare(1)
+
+        await broker.publish_many([message(1), message(2), message(3)])
+
+    assert (publishes(), confirms()) == (3, 3)
+
+
 async def test_publishes_that_fail_are_counted_by_kind(tmp_path: Path) -> None:
     kinds = {
         kind: Counted("troupe_broker_publish_failures_total", kind=kind)
-        for kind in ("full", "cancelled", "unavailable")
+        for kind in ("not_sent", "cancelled", "unavailable")
     }
     confirms = Counted("troupe_broker_confirms_total")
-    async with SqliteBroker.opened(tmp_path / "broker.db", max_depth=1) as broker:
+    async with SqliteBroker.opened(tmp_path / "broker.db") as broker:
         await broker.declare(1)
         publisher = asyncio.create_task(broker.publish(message(1)))
         await asyncio.sleep(0)
         publisher.cancel()
         with pytest.raises(asyncio.CancelledError):
             await publisher
-        await broker.dead_letter(_letter("EXPIRED"))  # written after the message, so that is counted by now
-        with pytest.raises(MailboxFull):
-            await broker.publish(message(2))
-        broker._max_depth = 2
-    with pytest.raises(Unavailable):
+        with pytest.raises(ZeroDivisionError), metrics.Publishing(2):
+            raise ZeroDivisionError
+    with pytest.raises(NotSent):
         await broker.publish(message(2))
 
-    assert {kind: counted() for kind, counted in kinds.items()} == {"full": 1, "cancelled": 1, "unavailable": 1}
+    assert {kind: counted() for kind, counted in kinds.items()} == {"not_sent": 1, "cancelled": 1, "unavailable": 2}
     assert confirms() == 0
+
+
+async def test_what_waits_for_its_confirm_is_in_flight(tmp_path: Path) -> None:
+    in_flight = Counted("troupe_broker_in_flight_messages")
+    async with SqliteBroker.opened(tmp_path / "broker.db") as broker:
+        await broker.declare(1)
+        publishers = [asyncio.create_task(broker.publish(message(number))) for number in (1, 2)]
+        publishers.append(asyncio.create_task(_publish_many(broker)))
+        await asyncio.sleep(0)
+        assert in_flight() == 4
+
+        await asyncio.gather(*publishers)
+
+    assert in_flight() == 0
 
 
 async def test_deliveries_redeliveries_and_acks_are_counted() -> None:
@@ -85,10 +107,30 @@ async def test_deliveries_redeliveries_and_acks_are_counted() -> None:
     assert (deliveries(), redeliveries(), acks()) == (5, 2, 3)
 
 
+async def test_deferrals_are_counted_by_the_attempt_that_failed() -> None:
+    attempts = {attempt: Counted("troupe_broker_deferrals_total", attempt=attempt) for attempt in ("0", "1", "10")}
+    acks = Counted("troupe_broker_acks_total")
+    async with connected("memory://") as broker:
+        await broker.declare(1, ["gpu"])
+        receiver = Receiver()
+        await broker.consume(task_queue("gpu"), receiver)
+        for attempt in (0, 1, 1, 10, 4_000_000_000):
+            task = message(1)
+            task.attempt = attempt
+            await broker.publish(task, pool="gpu")
+        await receiver.received(5)
+
+        for delivery in receiver.deliveries:
+            await broker.defer(delivery, 60.0)
+
+    assert {attempt: counted() for attempt, counted in attempts.items()} == {"0": 1, "1": 2, "10": 2}
+    assert acks() == 5
+
+
 async def test_dead_letters_are_counted_by_reason() -> None:
     expired = Counted("troupe_broker_dead_letters_total", reason="EXPIRED")
 
-    await MemoryBroker().dead_letter(_letter("EXPIRED"))
+    await MemoryBroker().dead_letter(letter(reason="EXPIRED"))
 
     assert expired() == 1
 
@@ -106,21 +148,104 @@ def test_invented_reasons_do_not_make_labels_without_end(monkeypatch: pytest.Mon
     assert [count() for count in counted.values()] == [2, 2, 0, 0, 4]
 
 
-async def test_depth_is_shown_while_the_broker_is_open(tmp_path: Path) -> None:
-    def shown() -> float | None:
-        return REGISTRY.get_sample_value("troupe_broker_mailbox_messages", {"queue": QUEUE})
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+async def test_depth_is_shown_while_the_broker_is_open(backend: str, tmp_path: Path) -> None:
+    def shown() -> list[float | None]:
+        queues = (QUEUE, task_queue("gpu"))
+        return [REGISTRY.get_sample_value("troupe_broker_queue_messages", {"queue": queue}) for queue in queues]
 
-    async with SqliteBroker.opened(tmp_path / "broker.db") as broker:
-        await broker.declare(1)
-        assert shown() == 0
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/broker.db"}[backend]
+    async with connected(url) as broker:
+        await broker.declare(1, ["gpu"])
+        assert shown() == [0, 0]
 
         await broker.publish(message(1))
         await broker.publish(message(2))
+        await broker.publish(message(3), pool="gpu")
 
-        assert shown() == 2
-    assert shown() is None
+        assert shown() == [2, 1]
+    assert shown() == [None, None]
 
 
-def _letter(reason: str) -> DeadLetter:
-    path = SessionKey("default", "default", "clerk", "s").path
-    return DeadLetter(b"", "agents", "m", path, reason, "it failed", 1, 1.0, 1.0, "worker-0", "", "")
+class TestAge:
+    async def test_it_is_that_of_the_oldest_message(self) -> None:
+        clock = FakeClock()
+        broker = MemoryBroker(clock)
+        await broker.declare(1)
+        receiver = Receiver()
+        assert _age() == 0
+        await broker.publish(message(1))
+        clock.advance(5.0)
+        await broker.publish(message(2))
+        assert _age() == 5
+
+        await broker.consume(QUEUE, receiver)
+        await receiver.received(2)
+        clock.advance(2.0)
+        assert _age() == 7
+        receiver.deliveries[0].ack()
+        assert _age() == 2
+        receiver.deliveries[1].ack()
+
+        assert _age() == 0
+
+    async def test_it_is_known_of_messages_that_are_only_in_the_file(self, tmp_path: Path) -> None:
+        clock = FakeClock()
+        async with SqliteBroker.opened(tmp_path / "broker.db", clock) as broker:
+            await broker.declare(1)
+            await broker.publish(message(1))
+            clock.advance(5.0)
+            await broker.publish(message(2))
+            assert _age() == 5
+        clock.advance(60.0)
+
+        async with SqliteBroker.opened(tmp_path / "broker.db", clock) as broker:
+            await broker.declare(1)
+            assert _age() == 65
+
+            receiver = Receiver()
+            subscription = await broker.consume(QUEUE, receiver, prefetch=1)
+            await receiver.received(1)
+            await subscription.cancel()
+            receiver.ack_all()
+
+            assert _age() == 60
+
+    async def test_it_is_no_older_than_what_was_delivered_while_the_rest_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given two messages, of which one at a time is in memory
+        monkeypatch.setattr(sqlite_box, "WINDOW", 1)
+        clock = FakeClock()
+        async with SqliteBroker.opened(tmp_path / "broker.db", clock) as broker:
+            await broker.declare(1)
+            await broker.publish(message(1))
+            for sequence in (2, 3):
+                clock.advance(10.0)
+                await broker.publish(message(sequence))
+            # When the second was acked, and the consumer takes no third
+            receiver = Receiver()
+            subscription = await broker.consume(QUEUE, receiver, prefetch=2)
+            await receiver.received(2)
+            await subscription.cancel()
+            receiver.ack_all()
+            # Then the age is that of the second: the third cannot be older
+            assert _age() == 10
+            # And once the queue was empty, that of the message with which it began to fill again
+            receiver = Receiver(on_delivery=Delivery.ack)
+            await subscription.close()
+            subscription = await broker.consume(QUEUE, receiver)
+            await receiver.received(1)
+            await subscription.close()
+            clock.advance(30.0)
+            await broker.publish(message(4))
+            clock.advance(1.0)
+            assert _age() == 1
+
+
+def _age() -> float | None:
+    return REGISTRY.get_sample_value("troupe_broker_queue_oldest_seconds", {"queue": QUEUE})
+
+
+async def _publish_many(broker: SqliteBroker) -> None:
+    assert list(await broker.publish_many([message(3), message(4)])) == [None, None]

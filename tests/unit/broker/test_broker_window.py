@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.mailboxes import message, number, queue_of
 
 from troupe.broker import sqlite_box
-from troupe.broker.mailbox import Stored
 from troupe.broker.port import Delivery, Subscription
-from troupe.broker.sqlite import SCHEMA, SqliteBroker
+from troupe.broker.queue import Stored
+from troupe.broker.sqlite import SqliteBroker
+from troupe.broker.sqlite_schema import SCHEMA
 from troupe.chassis.clock import SystemClock
 from troupe.chassis.errors import Unavailable
 from troupe.chassis.sqlite import Database
@@ -272,7 +273,7 @@ class Mailbox(RuleBasedStateMachine):
         if QUEUE not in self.broker._boxes:
             return
         box = self.broker._boxes[QUEUE]
-        ready = [_number(stored) for stored in box.mailbox._ready]
+        ready = [_number(stored) for stored in box.queue._ready]
         assert len(ready) <= WINDOW + PREFETCH
         assert [number(delivery) for delivery in self.unacked] + ready == [
             n for n in self._rows(up_to=box._read) if n in self.live
@@ -317,11 +318,11 @@ class Mailbox(RuleBasedStateMachine):
 
     def _open(self) -> None:
         self.database = SteppedDatabase(self.connection)
-        self.broker = SqliteBroker(cast(Database, self.database), 1_000_000, SystemClock())
+        self.broker = SqliteBroker(cast(Database, self.database), SystemClock())
         declared = self.loop.create_task(self.broker.declare(1))
         self._turn()
         self.database.commit(1)
-        self.database.answer_writes()
+        self._answer_writes()
         self._run(declared)
 
     def _rows(self, up_to: int = 2**63 - 1) -> list[int]:
