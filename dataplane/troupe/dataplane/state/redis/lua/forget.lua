@@ -1,0 +1,87 @@
+-- with: inbox
+-- One step of `forget` on a shard: what is older than `old` goes from a few sessions. Returns how many it looked at.
+-- ARGV: old, sessions at most, records of one session at most
+local old, limit = tonumber(ARGV[2]), tonumber(ARGV[4])
+
+-- The least of `due` and a time; what stays past its age is looked at the next time that things are forgotten.
+local function sooner(due, time)
+  time = math.max(time, old)
+  return due and math.min(due, time) or time
+end
+
+local function forget_records(due)
+  redis.call('HLEN', RECORDS)
+  local outdated = redis.call('ZRANGEBYSCORE', SETTLED, '-inf', '(' .. ARGV[2], 'LIMIT', 0, limit)
+  for _, id in ipairs(outdated) do
+    redis.call('HDEL', RECORDS, id)
+    redis.call('ZREM', SETTLED, id)
+  end
+  if #outdated == limit then
+    return '-inf'
+  end
+  local next = redis.call('ZRANGE', SETTLED, 0, 0, 'WITHSCORES')
+  return next[2] and sooner(due, tonumber(next[2])) or due
+end
+
+local function forget_verbs(due)
+  local kept = redis.call('HGETALL', VERBS)
+  for index = 1, #kept, 2 do
+    local id, verbs, younger = kept[index], cmsgpack.unpack(kept[index + 1]), {}
+    local live = #waiting(id) > 0
+    for _, verb in ipairs(verbs) do
+      if live or verb.recorded >= old then
+        younger[#younger + 1], due = verb, sooner(due, verb.recorded)
+      end
+    end
+    if #younger == 0 then
+      redis.call('HDEL', VERBS, id)
+    elseif #younger < #verbs then
+      redis.call('HSET', VERBS, id, cmsgpack.pack(younger))
+    end
+  end
+  return due
+end
+
+-- The streams that something in a hash of numbers belongs to.
+local function streams_in(key)
+  local streams = {}
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    local stream = string.match(field, '^number:%d+ (.*)$')
+    if stream then
+      streams[stream] = true
+    end
+  end
+  return streams
+end
+
+local function forget_streams(due)
+  local coming, going = streams_in(INBOX), streams_in(OUTBOX)
+  for _, field in ipairs(redis.call('HKEYS', TALK)) do
+    local kind, name = string.match(field, '^(%l+):(.*)$')
+    if kind then
+      local kept = cmsgpack.unpack(redis.call('HGET', TALK, field))
+      local touched, used = kept.touched, coming[name]
+      if kind == 'sent' then
+        touched, used = kept.at, going[kept.stream]
+      end
+      if used or touched >= old then
+        due = sooner(due, touched)
+      else
+        redis.call('HDEL', TALK, field)
+      end
+    end
+  end
+  return due
+end
+
+local sessions = redis.call('ZRANGEBYSCORE', DUE, '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
+for _, session in ipairs(sessions) do
+  open(session)
+  local due = forget_records(forget_streams(forget_verbs(nil)))
+  if due then
+    redis.call('ZADD', DUE, type(due) == 'string' and due or string.format('%.17g', due), path)
+  else
+    redis.call('ZREM', DUE, path)
+  end
+end
+return #sessions

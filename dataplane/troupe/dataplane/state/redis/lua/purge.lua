@@ -1,0 +1,12 @@
+-- with: inbox record
+-- ARGV: message id
+local id = ARGV[2]
+local kept = redis.call('HGET', RECORDS, id)
+if not kept or not REDRIVABLE[tonumber(string.match(kept, '^%d+'))] or #waiting(id) > 0 then
+  return nil
+end
+look_at_records()
+
+goes_with_time(id, string.match(kept, '^%d+ (%S+) '))
+drop_journal(id)
+return nil

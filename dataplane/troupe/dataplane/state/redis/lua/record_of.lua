@@ -1,0 +1,2 @@
+-- ARGV: message id
+return redis.call('HGET', RECORDS, ARGV[2])

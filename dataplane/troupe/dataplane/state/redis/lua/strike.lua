@@ -1,0 +1,17 @@
+-- with: fence inbox
+-- ARGV: sequence and stream of each number
+local refused = fenced()
+if refused then
+  return refused
+end
+redis.call('SCARD', BUSY)
+redis.call('HLEN', OUTBOX)
+
+for index = 4, #ARGV, 2 do
+  redis.call('HDEL', OUTBOX, 'number:' .. ARGV[index] .. ' ' .. ARGV[index + 1])
+end
+if redis.call('HLEN', OUTBOX) == 1 then
+  redis.call('DEL', OUTBOX)
+  busy_no_more()
+end
+return accept()

@@ -1,0 +1,4 @@
+-- with: inbox
+-- ARGV: message id
+local foremost = waiting(ARGV[2])[1]
+return foremost and cmsgpack.pack(foremost)

@@ -1,0 +1,173 @@
+"""What is asked of a Redis before anything is entrusted to it, at each connection: the server may be another one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import Connection, ConnectionPool
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    InvalidResponse,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
+from troupe.dataplane.state.redis.scripts import SCRIPTS
+
+OLDEST = (6, 2)
+"""What the scripts need: ZADD LT."""
+WITH_WAITAOF = (7, 2)
+"""From here on a server says, of one connection's writes, that they are on its disk."""
+VOLATILE = "or run with --allow-volatile-state if sessions may lose what they were told"
+DURABLE = {
+    "appendonly": ("yes", "Redis keeps no append-only file, so a restart loses sessions"),
+    "appendfsync": ("always", "Redis answers before a write is on disk, so a crash loses turns that were answered"),
+    "no-appendfsync-on-rewrite": (
+        "no",
+        "Redis answers before a write is on disk while it rewrites its append-only file, so a crash loses turns",
+    ),
+    "maxmemory-policy": ("noeviction", "Redis drops keys when its memory is full, and with them parts of sessions"),
+}
+"""What each setting must be, and what is wrong where it is not."""
+
+Ask = Callable[..., Awaitable[Any]]
+"""Sends one command and returns its reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What was found."""
+
+    version: tuple[int, int]
+    confirms: bool
+    """It says itself that writes are on disk (WAITAOF)."""
+
+
+async def connected(
+    pool: ConnectionPool, shown: str, *, allow_volatile: bool, patience: float
+) -> tuple[Connection, Server]:
+    """A connection to a server that was examined and knows the scripts, within `patience` seconds. Raises what
+    `examined` does, and Unavailable where no Redis answers at `shown`."""
+    connection = made(pool)
+
+    async def ask(*command: bytes | str) -> Any:
+        await connection.send_packed_command(packed(command), check_health=False)
+        return await connection.read_response(disable_decoding=True)
+
+    try:
+        async with asyncio.timeout(patience):
+            await connection.connect()  # type: ignore[no-untyped-call]
+            server = await examined(ask, allow_volatile=allow_volatile)
+            for script in SCRIPTS:
+                await ask("SCRIPT", "LOAD", script.body)
+    except BaseException as error:
+        await connection.disconnect(nowait=True)
+        if isinstance(error, RedisError | OSError):
+            raise _unusable(shown, error) from error
+        raise
+    return connection, server
+
+
+def made(pool: ConnectionPool) -> Connection:
+    """A connection that is not connected yet. Raises ValueError and TypeError for options that there are not."""
+    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
+    return connection
+
+
+def packed(command: tuple[bytes | str | int, ...]) -> bytes:
+    """The command as it is written to the connection."""
+    written: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+    return written
+
+
+def said(error: BaseException) -> str:
+    """What an error says, and what it is where it says nothing."""
+    return str(error) or type(error).__name__
+
+
+async def examined(ask: Ask, *, allow_volatile: bool) -> Server:
+    """The server, if sessions can be entrusted to it. Raises FailedPrecondition: one sentence with what, why and what
+    to do. `allow_volatile` asks nothing about durability."""
+    info = await _info(ask)
+    version = _version(info.get("redis_version", ""))
+    if version < OLDEST:
+        raise FailedPrecondition(
+            "REDIS_TOO_OLD",
+            f"Redis {info.get('redis_version', 'of unknown version')} is too old: the state store needs "
+            f"{OLDEST[0]}.{OLDEST[1]} or newer",
+        )
+    if info.get("redis_mode") == "cluster" or info.get("cluster_enabled") == "1":
+        raise FailedPrecondition(
+            "REDIS_CLUSTER",
+            "this Redis is a node of a cluster, and the state store speaks to one server: name a Redis that is none",
+        )
+    if info.get("role") != "master":
+        raise FailedPrecondition(
+            "REDIS_REPLICA",
+            f"this Redis is a replica of {info.get('master_host', '?')}:{info.get('master_port', '?')} and takes no "
+            "writes: name its master",
+        )
+    if not allow_volatile:
+        await _durable(ask)
+    confirms = version >= WITH_WAITAOF and info.get("aof_enabled") == "1" and not allow_volatile
+    return Server(version, confirms)
+
+
+async def _info(ask: Ask) -> dict[str, str]:
+    try:
+        reply = await ask("INFO")
+    except NoPermissionError as error:
+        raise FailedPrecondition(
+            "REDIS_PERMISSION", f"this user of Redis may not run INFO ({error}): permit it, with CONFIG|GET and EVALSHA"
+        ) from error
+    lines = reply.decode().splitlines() if isinstance(reply, bytes) else []
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+async def _durable(ask: Ask) -> None:
+    for setting, (needed, wrong) in DURABLE.items():
+        try:
+            reply = await ask("CONFIG", "GET", setting)
+        except ResponseError as error:
+            raise FailedPrecondition(
+                "REDIS_UNCHECKED",
+                f"this Redis does not let its settings be read ({error}), so nobody can say whether it keeps what it "
+                f"confirms: permit CONFIG GET, {VOLATILE}",
+            ) from error
+        found = reply[1].decode() if len(reply) == 2 else ""
+        if found != needed:
+            raise FailedPrecondition(
+                "REDIS_VOLATILE", f"{wrong}: set {setting} to {needed} (it is {found or 'unknown'}), {VOLATILE}"
+            )
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, rest = text.partition(".")
+    minor = rest.partition(".")[0]
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)
+
+
+def _unusable(shown: str, error: Exception) -> TroupeError:
+    match error:
+        case AuthenticationError():
+            return FailedPrecondition(
+                "REDIS_PASSWORD",
+                f"Redis at {shown} refuses user or password ({error}): correct them in the URL, "
+                "redis://[USER]:PASSWORD@HOST:PORT",
+            )
+        case BusyLoadingError():
+            return Unavailable("REDIS_LOADING", f"Redis at {shown} still loads its data: try again")
+        case InvalidResponse():
+            return FailedPrecondition(
+                "NOT_REDIS", f"what listens at {shown} is no Redis ({error}): correct host and port"
+            )
+        case ResponseError():
+            return FailedPrecondition("REDIS_REFUSES", f"Redis at {shown} refuses what the state store needs: {error}")
+    return Unavailable(
+        "REDIS_UNREACHABLE", f"no Redis answers at {shown} ({said(error)}): start it, or correct the URL"
+    )

@@ -1,0 +1,255 @@
+"""The state store on Redis: what each script is called with, and what its reply means."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number, Position
+from troupe.chassis.errors import Unavailable
+from troupe.dataplane.state import rules
+from troupe.dataplane.state.port import (
+    RECENT,
+    RECORD_KEPT,
+    Attempt,
+    Backlog,
+    Begun,
+    Entry,
+    Fenced,
+    Loaded,
+    Mark,
+    Owner,
+    Placed,
+    Record,
+    SessionSummary,
+    TurnCommit,
+)
+from troupe.dataplane.state.redis import layout, scripts
+from troupe.dataplane.state.redis.address import address
+from troupe.dataplane.state.redis.link import Link
+from troupe.dataplane.state.redis.scripts import Script
+from troupe.v1.agent_pb2 import VerbAnswer
+
+FORGOTTEN_SESSIONS, FORGOTTEN_RECORDS = 16, 256
+"""Sessions that one step of `forget` looks at, and records that it drops from each: about a millisecond."""
+NO_RECORD = 0
+"""What stands for the fate where a commit has no record: no Fate."""
+
+
+class RedisStateStore:
+    """See `troupe.dataplane.state.port.StateStore`. `declare` comes before all else where the fleet is new."""
+
+    def __init__(self, link: Link, prefix: str) -> None:
+        self._link, self._prefix = link, prefix
+        self._shards = 0
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def opened(url: str, *, allow_volatile: bool = False) -> AsyncIterator["RedisStateStore"]:
+        """The store at `url`: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE][?prefix=NAME]`, `rediss://` with TLS.
+
+        Raises, each with one sentence of what to do: InvalidArgument for the URL; Unavailable where no Redis answers;
+        FailedPrecondition where the server refuses, is a replica or a node of a cluster, is too old, or, unless
+        `allow_volatile`, does not keep what it confirms."""
+        place = address(url)
+        async with Link.opened(place, allow_volatile=allow_volatile) as link:
+            yield RedisStateStore(link, place.prefix)
+
+    async def declare(self, shards: int) -> None:
+        declared = await self._link.call(scripts.DECLARE, f"{self._prefix}shards", "", shards)
+        if declared != shards:
+            raise rules.shards_changed(declared, shards)
+        self._shards = shards
+
+    async def claim(self, owner: Owner) -> Sequence[SessionKey]:
+        (sessions,) = await self._owned(scripts.CLAIM, owner, "")
+        return [SessionKey.parse(path.decode()) for path in sessions]
+
+    async def load(self, key: SessionKey) -> Loaded:
+        return layout.loaded(await self._read(scripts.LOAD, key, RECENT))
+
+    async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
+        (placed,) = await self._owned(scripts.PUT, owner, key.path, layout.packed(entry), envelope, repr(entry.placed))
+        return Placed[placed.decode()]
+
+    async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
+        reply = await self._asked(scripts.BEGIN, owner, key.path, *_number(entry.number), entry.attempts, entry.starts)
+        match reply:
+            case [b"OK", envelope, digest, journal]:
+                return Begun(envelope, layout.journal(journal, digest))
+            case [b"MARKED", message_id, instance, epoch]:
+                raise rules.marked(message_id.decode(), Mark(epoch, instance.decode()))
+        raise KeyError(entry.number)
+
+    async def take_over(self, owner: Owner, key: SessionKey, number: Number, mark: Mark) -> bool:
+        (taken,) = await self._owned(scripts.TAKE_OVER, owner, key.path, *_number(number), mark.epoch, mark.instance)
+        return bool(taken)
+
+    async def journal(
+        self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
+    ) -> None:
+        reply = await self._asked(
+            scripts.JOURNAL,
+            owner,
+            key.path,
+            *_number(attempt.number),
+            attempt.message_id,
+            attempt.index + 1,
+            attempt.digest.hex(),
+            int(starts),
+            *(part for step in steps.items() for part in step),
+        )
+        match reply:
+            case [b"CANCELLED"]:
+                raise rules.cancel_recorded(attempt.message_id)
+            case [b"ENDED"]:
+                raise rules.attempt_ended(attempt)
+
+    async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
+        reply = await self._asked(scripts.RETRY, owner, key.path, layout.packed(replace(entry, running=None)), envelope)
+        if reply[0] == b"CANCELLED":
+            raise rules.cancel_recorded(entry.message_id)
+
+    async def commit(self, owner: Owner, commit: TurnCommit) -> int:
+        record = commit.record
+        changed = {"s": commit.state, "h": commit.history, "u": commit.usage}
+        reply = await self._asked(
+            scripts.COMMIT,
+            owner,
+            commit.key.path,
+            *_number(commit.number),
+            commit.message_id,
+            commit.attempt + 1,
+            commit.version,
+            repr(commit.now),
+            *((NO_RECORD, "", "") if record is None else _record(record)),
+            "".join(name for name, value in changed.items() if value is not None),
+            *(value or b"" for value in changed.values()),
+            *(part for sent in commit.outbox for part in (sent.target, *_number(sent.number), sent.envelope)),
+        )
+        match reply:
+            case [b"OK", version]:
+                return int(version)
+            case [b"CANCELLED"]:
+                raise rules.cancel_recorded(commit.message_id)
+            case [b"VERSION", version]:
+                raise rules.version_conflict(commit, version)
+            case [b"ENDED"]:
+                raise rules.message_settled(commit)
+            case [b"WAITS"]:
+                raise rules.message_waits(commit)
+        # What comes too early is refused as the rule says it.
+        Position(reply[1]).settle(commit.number.sequence)
+        raise AssertionError(reply)
+
+    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, count: int, now: float) -> bool:
+        (passed,) = await self._owned(scripts.PASS_OVER, owner, key.path, *_number(number), count, repr(now))
+        return bool(passed)
+
+    async def strike(self, owner: Owner, key: SessionKey, numbers: Sequence[Number]) -> None:
+        await self._owned(scripts.STRIKE, owner, key.path, *(part for number in numbers for part in _number(number)))
+
+    async def backlog(self, shard: int) -> Backlog:
+        return _backlog(await self._link.call(scripts.BACKLOG, self._fence(shard), ""))
+
+    async def session_backlog(self, key: SessionKey) -> Backlog:
+        return _backlog(await self._read(scripts.BACKLOG, key))
+
+    async def purge(self, key: SessionKey, message_id: str) -> None:
+        await self._read(scripts.PURGE, key, message_id)
+
+    async def record(self, key: SessionKey, message_id: str) -> Record | None:
+        kept = await self._read(scripts.RECORD, key, message_id)
+        return None if kept is None else layout.record(kept)
+
+    async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
+        kept = await self._read(scripts.WAITING, key, message_id)
+        return None if kept is None else layout.entry(kept)
+
+    async def cancel(
+        self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
+    ) -> VerbAnswer.ValueType:
+        answer = await self._read(scripts.CANCEL, key, message_id, verb_id, cancelled.status, repr(now))
+        return VerbAnswer.ValueType(answer)
+
+    async def summary(self, key: SessionKey) -> SessionSummary | None:
+        page = await self._read(scripts.SUMMARIES, key)
+        return layout.summary(page[0]) if page else None
+
+    async def summaries(
+        self, prefix: str, after: tuple[int, str] | None, limit: int
+    ) -> Sequence[tuple[int, SessionSummary]]:
+        page: list[tuple[int, SessionSummary]] = []
+        first, last = after or (0, "")
+        for shard in range(max(first, 0), self._declared()):
+            if len(page) >= limit:
+                break
+            begins = f"({last}" if shard == first and last >= prefix else f"[{prefix}"
+            # No text in UTF-8 has the byte FF.
+            ends = b"(" + prefix.encode() + b"\xff"
+            found = await self._link.call(scripts.SUMMARIES, self._fence(shard), "", begins, ends, limit - len(page))
+            page += [(shard, layout.summary(row)) for row in found]
+        return page
+
+    async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
+        ended = (part for id_, record in cancelled.items() for part in (id_, *_record(record)))
+        await self._owned(scripts.DELETE, owner, key.path, repr(now), *ended)
+
+    async def forget(self, now: float, idle_since: float) -> None:
+        for shard in range(self._declared()):
+            await self._forget_outdated(self._fence(shard), repr(now - RECORD_KEPT))
+            await self._forget_idle(self._fence(shard), repr(idle_since))
+
+    async def _forget_outdated(self, fence: str, old: str) -> None:
+        while await self._link.call(scripts.FORGET, fence, "", old, FORGOTTEN_SESSIONS, FORGOTTEN_RECORDS):
+            pass
+
+    async def _forget_idle(self, fence: str, since: str) -> None:
+        passed_by = 0
+        while True:
+            seen, stay = await self._link.call(scripts.IDLE, fence, "", since, passed_by, FORGOTTEN_SESSIONS)
+            if seen == 0:
+                return
+            passed_by += stay
+
+    # --- calling
+
+    async def _owned(self, script: Script, owner: Owner, path: str, *arguments: bytes | str | int) -> Sequence[Any]:
+        """What a script of the owner's answers that is refused in no other way than Fenced."""
+        _, *answer = await self._asked(script, owner, path, *arguments)
+        return answer
+
+    async def _asked(self, script: Script, owner: Owner, path: str, *arguments: bytes | str | int) -> Sequence[Any]:
+        """Raises Fenced."""
+        fence = self._fence(owner.shard)
+        reply: Sequence[Any] = await self._link.call(script, fence, path, owner.epoch, owner.instance, *arguments)
+        if reply[0] == b"FENCED":
+            raise Fenced(owner.shard, reply[1])
+        return reply
+
+    async def _read(self, script: Script, key: SessionKey, *arguments: bytes | str | int) -> Any:
+        return await self._link.call(script, self._fence(key.shard(self._declared())), key.path, *arguments)
+
+    def _fence(self, shard: int) -> str:
+        return f"{self._prefix}{{{shard}}}:fence"
+
+    def _declared(self) -> int:
+        if not self._shards:
+            raise Unavailable(
+                "NO_PLACEMENT", "the worker has not heard yet how many shards the fleet has; try again", retry_after=1.0
+            )
+        return self._shards
+
+
+def _number(number: Number) -> tuple[int, str]:
+    return number.sequence, number.stream
+
+
+def _record(record: Record) -> tuple[int, str, bytes]:
+    return record.fate, record.digest.hex(), record.status
+
+
+def _backlog(reply: Sequence[bytes | None]) -> Backlog:
+    messages, bytes_ = (int(count or 0) for count in reply)
+    return Backlog(messages, bytes_)
