@@ -1,8 +1,6 @@
 """What every state store must do with a CANCEL, wherever its message stands."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from support.state_stores import (
@@ -11,10 +9,11 @@ from support.state_stores import (
     DONE,
     EXPIRED,
     KEY,
+    MARK,
     NOW,
     OWNER,
     SKIPPED,
-    STORES,
+    attempt,
     commit,
     entry,
     envelope,
@@ -29,12 +28,6 @@ from troupe.v1.agent_pb2 import VERB_ANSWER_PENDING as PENDING
 from troupe.v1.agent_pb2 import VERB_ANSWER_TOO_LATE as TOO_LATE
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.turn_pb2 import Fate
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
-    async with STORES[request.param](tmp_path) as opened:
-        yield opened
 
 
 async def place(store: StateStore, placing: Entry) -> Placed:
@@ -75,7 +68,7 @@ async def test_what_waits_is_settled_at_once_and_keeps_its_place(store: StateSto
 
 
 async def test_all_copies_that_wait_go_with_it(store: StateStore) -> None:
-    running, copy = replace(entry(2, "m1"), running=False), entry(1, "m1", stream="other")
+    running, copy = entry(2, "m1"), entry(1, "m1", stream="other")
     await place(store, running)
     await place(store, copy)
 
@@ -95,11 +88,11 @@ async def test_what_waits_for_its_next_attempt_is_settled_at_once_when_it_did_no
 
 @pytest.mark.parametrize("how", ["begun", "running", "journaled", "journaled and failed"])
 async def test_what_has_begun_is_left_to_its_turn(store: StateStore, how: str) -> None:
-    await place(store, replace(entry(1), running=how == "running"))
+    await place(store, replace(entry(1), running=MARK if how == "running" else None))
     if how in ("begun", "journaled and failed"):
         await store.begin(OWNER, KEY, entry(1))
     if how.startswith("journaled"):
-        await store.journal(OWNER, KEY, "m1", {"tool": b"started"}, starts=True)
+        await store.journal(OWNER, KEY, attempt(entry(1)), {"tool": b"started"}, starts=True)
     if how.endswith("failed"):
         await store.retry(OWNER, KEY, replace(entry(1), attempts=1, failures=1), b"")
     before = await seen(store)
@@ -112,7 +105,7 @@ async def test_what_has_begun_is_left_to_its_turn(store: StateStore, how: str) -
 
 
 async def test_what_runs_with_a_journal_and_never_waited_is_known(store: StateStore) -> None:
-    await store.journal(OWNER, KEY, "m1", {"model": b"answer"}, starts=False)
+    await store.journal(OWNER, KEY, attempt(entry(1)), {"model": b"answer"}, starts=False)
 
     assert await cancel(store) == APPLIED
     assert (await store.load(KEY)).cancelled == ["m1"]
@@ -129,7 +122,7 @@ async def test_what_is_settled_cannot_be_cancelled(store: StateStore, fate: Fate
 
 async def test_what_waits_again_is_not_settled_whatever_its_record_says(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record(DEAD)))
-    await place(store, replace(entry(2, "m1"), running=True))
+    await place(store, replace(entry(2, "m1"), running=MARK))
 
     assert await cancel(store) == APPLIED
 
@@ -184,7 +177,7 @@ async def given_cancel(store: StateStore, came: str) -> None:
     else:
         await place(store, entry(1))
         await store.begin(OWNER, KEY, entry(1))
-        await store.journal(OWNER, KEY, "m1", {"tool": b"started"}, starts=True)
+        await store.journal(OWNER, KEY, attempt(entry(1)), {"tool": b"started"}, starts=True)
         assert await cancel(store) == APPLIED
 
 
@@ -220,9 +213,9 @@ async def test_a_cancelled_message_starts_no_step_and_may_note_what_came_of_one(
     await given_cancel(store, came)
 
     with pytest.raises(CancelRecorded):
-        await store.journal(OWNER, KEY, "m1", {"next": b"started"}, starts=True)
+        await store.journal(OWNER, KEY, attempt(entry(1)), {"next": b"started"}, starts=True)
 
-    await store.journal(OWNER, KEY, "m1", {"result": b"42"}, starts=False)
+    await store.journal(OWNER, KEY, attempt(entry(1)), {"result": b"42"}, starts=False)
     await place(store, entry(1))
     journal = dict((await store.begin(OWNER, KEY, entry(1))).journal)
     assert journal == {"result": b"42"} | ({"tool": b"started"} if came == "during" else {})
@@ -249,14 +242,14 @@ async def test_a_verb_that_was_too_late_binds_nothing(store: StateStore) -> None
     await store.commit(OWNER, commit(entry(1), record(DEAD)))
     assert await cancel(store) == TOO_LATE
 
-    await store.journal(OWNER, KEY, "m1", {"a": b"1"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(2, "m1")), {"a": b"1"}, starts=True)
     assert await store.commit(OWNER, commit(entry(2, "m1"), record())) == 1
 
 
 async def test_other_messages_are_free(store: StateStore) -> None:
     await given_cancel(store, "during")
 
-    await store.journal(OWNER, KEY, "m2", {"a": b"1"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(2)), {"a": b"1"}, starts=True)
     assert await store.commit(OWNER, commit(entry(1, "m2", stream="other"), record())) == 1
 
 
@@ -289,10 +282,10 @@ async def test_a_message_that_was_cancelled_before_it_came_is_settled_where_it_i
 @pytest.mark.parametrize("how", ["journaled", "running", "skip"])
 async def test_but_not_when_it_has_begun_or_is_a_skip(store: StateStore, how: str) -> None:
     if how == "journaled":
-        await store.journal(OWNER, KEY, "m1", {"a": b"1"}, starts=False)
+        await store.journal(OWNER, KEY, attempt(entry(1)), {"a": b"1"}, starts=False)
     await cancel(store)
 
-    placed = await place(store, replace(entry(1), running=how == "running", skip=how == "skip"))
+    placed = await place(store, replace(entry(1), running=MARK if how == "running" else None, skip=how == "skip"))
 
     assert placed is (Placed.SKIPPED if how == "skip" else Placed.NEW)
     assert await store.record(KEY, "m1") is None

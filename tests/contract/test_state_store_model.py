@@ -1,140 +1,182 @@
-"""Random scripts on memory and SQLite side by side: the same answers, the same sessions, and what must never happen."""
+"""Random scripts on memory and a durable store side by side: the same answers, the same sessions, and what must never
+happen."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.state_stores import CANCELLED, DEAD, DONE, EXPIRED, NOW, SKIPPED, STORES, Seen, record, seen
+from hypothesis.stateful import (
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from support.side_by_side import IDS, KEYS, Asker, SideBySide
+from support.state_stores import (
+    CANCELLED,
+    DEAD,
+    DONE,
+    DURABLE,
+    EXPIRED,
+    SKIPPED,
+    Seen,
+    attempt,
+    opening,
+    outgoing,
+    record,
+)
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Place, Position
-from troupe.dataplane.state.port import Entry, Fenced, Owner, Placed, StateStore, TurnCommit, begun
+from troupe.dataplane.state.port import Backlog, Entry, Mark, Placed, StateStore, TurnCommit, begun
 from troupe.v1.turn_pb2 import Fate
 
-KEYS = [SessionKey("default", "default", "clerk", name) for name in ("ada", "bob")]
-IDS = ("x", "y", "z")
 DAY = 24 * 3600.0
 
-keys = st.sampled_from(KEYS)
 ids = st.sampled_from(IDS)
 # Few of everything, so that they meet; the first of each most of the time, so that most scripts get somewhere.
-owners = st.sampled_from([None, None, None, None, None, (1, "p"), (2, "q"), (3, "p")])
-numbers = st.builds(Number, st.sampled_from("ab"), st.integers(1, 4))
-fates = st.sampled_from([DONE, DONE, DONE, CANCELLED, DEAD, EXPIRED, SKIPPED])
-steps = st.dictionaries(st.sampled_from("12"), st.sampled_from([b"a", b"b"]), max_size=2)
-indexes = st.integers(0, 3)
+keys = st.sampled_from([KEYS[0], KEYS[0], KEYS[0], KEYS[1]])
+askers = st.sampled_from([Asker.OWNER] * 5 + [Asker.MARKED] * 2 + [Asker.BEFORE, Asker.TWIN, Asker.NEXT])
+streams = st.sampled_from("aab")
+rarely = st.sampled_from([False, False, False, True])
+fates = st.sampled_from([DONE] * 5 + [CANCELLED, DEAD, EXPIRED, SKIPPED])
+payloads = st.sampled_from([b"", b"", b"", b"other"])
+steps = st.sets(st.sampled_from("12"), max_size=2)
+indexes = st.sampled_from([0, 0, 0, 1, 2, 3])
+later = st.sampled_from([0, 0, 0, 1, -1])
 
 
-@dataclass
-class Past:
-    """What has been seen of one session, until it was forgotten."""
-
-    settled: set[Number] = field(default_factory=set)
-    took_effect: set[Number] = field(default_factory=set)
-    done: set[str] = field(default_factory=set)
-
-
-class StoresSideBySide(RuleBasedStateMachine):
-    """Every script is run on both stores, and then again on both: its repetition must change nothing more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.stack = AsyncExitStack()
-        self.directory = Path(self.stack.enter_context(TemporaryDirectory()))
-        self.fence = (1, "p")
-        self.now = NOW
-        self.past = {key: Past() for key in KEYS}
-
-    @initialize()
-    def open(self) -> None:
-        async def opened() -> tuple[StateStore, StateStore]:
-            self.file = AsyncExitStack()
-            return (
-                await self.stack.enter_async_context(STORES["memory"](self.directory)),
-                await self.file.enter_async_context(STORES["sqlite"](self.directory)),
-            )
-
-        self.memory, self.sqlite = self.runner.run(opened())
-        self.sessions = {key: self.see(key) for key in KEYS}
-
-    def teardown(self) -> None:
-        if hasattr(self, "file"):
-            self.runner.run(self.file.aclose())
-        self.runner.run(self.stack.aclose())
-        self.runner.close()
+class Scripts(SideBySide):
+    """Every script, and what must never happen."""
 
     # --- scripts
 
-    @rule(owner=owners)
-    def claim(self, owner: tuple[int, str] | None) -> None:
-        self.run(lambda store: _sorted(store.claim(self.owner(owner))), owner)
+    @rule(asker=askers)
+    def claim(self, asker: Asker) -> None:
+        owner = self.owner(asker)
+        due = self.run(lambda store: _sorted(store.claim(owner)), owner)
+        if isinstance(due, list):
+            expected = [key.path for key in KEYS if self.loaded(key).inbox or self.loaded(key).outbox]
+            assert due == expected
 
-    @rule(owner=owners, key=keys, number=numbers, id_=ids, how=st.sampled_from(["", "", "", "skip", "running"]))
-    def put(self, owner: tuple[int, str] | None, key: SessionKey, number: Number, id_: str, how: str) -> None:
-        entry = Entry(number, id_, id_.encode(), self.now, skip=how == "skip", running=how == "running")
+    @rule(
+        asker=askers,
+        key=keys,
+        stream=streams,
+        ahead=st.sampled_from([0, 0, 0, 1, 2, -1]),
+        id_=ids,
+        payload=payloads,
+        how=st.sampled_from(["", "", "", "skip", "running", "redriven"]),
+    )
+    def put(self, asker: Asker, key: SessionKey, stream: str, ahead: int, id_: str, payload: bytes, how: str) -> None:
+        owner = self.owner(asker)
+        number = self.next(key, stream, ahead)
+        entry = Entry(number, id_, id_.encode() + payload, self.now, skip=how == "skip", redriven=how == "redriven")
+        if how == "running":
+            entry = replace(entry, running=owner.mark, attempts=1)
         body = f"{number} {id_}".encode()
-        answer = self.run(lambda store: store.put(self.owner(owner), key, entry, body), owner)
+        answer = self.run(lambda store: store.put(owner, key, entry, body), owner, body=body)
         if isinstance(answer, Placed):
             assert (answer is Placed.SETTLED) == (number in self.past[key].settled)
 
-    @rule(owner=owners, key=keys, index=indexes, stale=st.booleans())
-    def begin(self, owner: tuple[int, str] | None, key: SessionKey, index: int, stale: bool) -> None:
+    @precondition(lambda self: any(session.loaded.inbox for session in self.sessions.values()))
+    @rule(asker=askers, key=keys, index=indexes, ahead=later)
+    def mark(self, asker: Asker, key: SessionKey, index: int, ahead: int) -> None:
+        """A turn that runs is written down."""
         entry = self.waiting(key, index)
+        owner = self.owner(asker, entry)
+        entry = replace(entry, running=owner.mark, attempts=max(0, entry.attempts + ahead))
+        self.run(lambda store: store.put(owner, key, entry, b"marked"), owner, body=b"marked")
+
+    @rule(asker=askers, key=keys, index=indexes, stale=st.booleans())
+    def begin(self, asker: Asker, key: SessionKey, index: int, stale: bool) -> None:
+        entry = self.waiting(key, index)
+        owner = self.owner(asker, entry)
         entry = replace(entry, attempts=0, starts=0) if stale else entry
-        self.run(lambda store: store.begin(self.owner(owner), key, entry), owner)
+        self.run(lambda store: store.begin(owner, key, entry), owner)
 
-    @rule(owner=owners, key=keys, id_=ids, steps=steps, starts=st.booleans())
-    def journal(
-        self, owner: tuple[int, str] | None, key: SessionKey, id_: str, steps: dict[str, bytes], starts: bool
-    ) -> None:
-        self.run(lambda store: store.journal(self.owner(owner), key, id_, steps, starts=starts), owner)
-
-    @rule(owner=owners, key=keys, index=indexes, failed=st.integers(0, 1), late=st.booleans())
-    def retry(self, owner: tuple[int, str] | None, key: SessionKey, index: int, failed: int, late: bool) -> None:
+    @rule(asker=askers, key=keys, index=indexes, mark=st.sampled_from([None, None, None, Mark(1, "worker-1")]))
+    def take_over(self, asker: Asker, key: SessionKey, index: int, mark: Mark | None) -> None:
         entry = self.waiting(key, index)
+        owner = self.owner(asker, entry)
+        marked = [other for other in self.loaded(key).inbox if other.running]
+        entry = marked[index % len(marked)] if marked else self.standing(key, entry.number) or entry
+        mark = mark or entry.running or Mark(9, "nobody")
+        taken = self.run(lambda store: store.take_over(owner, key, entry.number, mark), owner, same_answer=False)
+        if taken is True:
+            assert self.loaded(key).inbox[0] == replace(entry, running=None, starts=max(1, entry.starts))
+
+    @rule(asker=askers, key=keys, index=indexes, ahead=later, payload=payloads, steps=steps, starts=st.booleans())
+    def journal(
+        self, asker: Asker, key: SessionKey, index: int, ahead: int, payload: bytes, steps: set[str], starts: bool
+    ) -> None:
+        entry = self.waiting(key, index)
+        owner = self.owner(asker, entry)
+        entry = replace(entry, digest=entry.message_id.encode() + payload)
+        tried = attempt(entry, max(0, entry.attempts - 1 + ahead))
+        kept = dict.fromkeys(steps, entry.digest)
+        self.run_turn(
+            lambda store: store.journal(owner, key, tried, kept, starts=starts),
+            (owner, key, entry.number, tried.index + 1),
+        )
+
+    @rule(asker=askers, key=keys, index=indexes, failed=st.integers(0, 1), ahead=later)
+    def retry(self, asker: Asker, key: SessionKey, index: int, failed: int, ahead: int) -> None:
+        entry = self.waiting(key, index)
+        owner = self.owner(asker, entry)
         entry = replace(
-            entry if entry.starts else begun(entry),
+            entry if entry.starts or entry.running else begun(entry),
             skip=False,
             starts=0,
+            running=None,
             failures=entry.failures + failed,
             not_before=self.now + 1,
         )
-        entry = replace(entry, attempts=1) if late else entry
-        self.run(lambda store: store.retry(self.owner(owner), key, entry, b"retried"), owner)
+        entry = replace(entry, attempts=max(1, entry.attempts + ahead))
+        self.run_turn(
+            lambda store: store.retry(owner, key, entry, b"retried"),
+            (owner, key, entry.number, entry.attempts),
+            body=b"retried",
+        )
 
     @rule(
-        owner=owners,
+        asker=askers,
         key=keys,
         index=indexes,
-        number=st.one_of(st.none(), numbers),
-        id_=st.one_of(st.none(), st.none(), ids),
+        ahead_of=st.sampled_from([None, None, None, None, 0, 1, -1]),
+        id_=st.one_of(st.none(), st.none(), st.none(), ids),
         fate=st.one_of(fates, fates, fates, st.none()),
         ahead=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        tries=later,
         changes=st.booleans(),
+        sends=st.sampled_from([["bob", "eve"], ["eve", "eve"], ["bob"], []]),
     )
     def commit(
         self,
-        owner: tuple[int, str] | None,
+        asker: Asker,
         key: SessionKey,
         index: int,
-        number: Number | None,
+        ahead_of: int | None,
         id_: str | None,
         fate: Fate.ValueType | None,
         ahead: int,
+        tries: int,
         changes: bool,
+        sends: list[str],
     ) -> None:
-        before = self.sessions[key].loaded
+        before = self.loaded(key)
         entry = self.waiting(key, index)
-        number, id_ = number or entry.number, id_ or entry.message_id
+        owner = self.owner(asker, entry)
+        number = entry.number if ahead_of is None else self.next(key, "a", ahead_of)
+        id_ = id_ or entry.message_id
+        sent = {target: last.number.sequence for target, last in before.sent.items()}
+        outbox = []
+        for target in sends:
+            sent[target] = sent.get(target, 0) + 1
+            outbox.append(outgoing(sent[target], target, stream=f"to {target}"))
         commit = TurnCommit(
             key=key,
             number=number,
@@ -144,35 +186,77 @@ class StoresSideBySide(RuleBasedStateMachine):
             state=f"{number} {id_}".encode() if changes else None,
             history=f"{number} {id_}".encode() if changes else None,
             usage=b"used" if changes else None,
+            attempt=max(0, entry.attempts - 1 + tries),
+            outbox=outbox,
             now=self.now,
         )
-        answer = self.run(lambda store: store.commit(self.owner(owner), commit), owner)
-        after, past = self.sessions[key].loaded, self.past[key]
+        answer = self.run_turn(lambda store: store.commit(owner, commit), (owner, key, number, commit.attempt + 1))
+        after, past = self.loaded(key), self.past[key]
         if after.version != before.version:
             assert answer == after.version == before.version + 1
             assert after.history == [*before.history, *([commit.history] if commit.history is not None else [])]
+            assert after.outbox == [*before.outbox, *outbox]
+            assert {target: last.number.sequence for target, last in after.sent.items()} == sent
             assert number not in past.took_effect
             assert id_ not in past.done, "one message had two effects"
             past.took_effect.add(number)
             past.done.add(id_)
+        else:
+            assert (after.outbox, after.sent) == (before.outbox, before.sent)
 
-    @rule(owner=owners, key=keys, number=numbers)
-    def pass_over(self, owner: tuple[int, str] | None, key: SessionKey, number: Number) -> None:
-        self.run(lambda store: store.pass_over(self.owner(owner), key, number, self.now), owner, same_answer=False)
+    @rule(asker=askers, key=keys, struck=st.sets(st.integers(0, 3), max_size=2))
+    def strike(self, asker: Asker, key: SessionKey, struck: set[int]) -> None:
+        owner = self.owner(asker)
+        before = self.loaded(key).outbox
+        struck_ = [message.number for index, message in enumerate(before) if index in struck]
+        numbers = [*struck_, Number("to bob", 99)]
+        answer = self.run(lambda store: store.strike(owner, key, numbers), owner)
+        if answer is None:
+            assert self.loaded(key).outbox == [message for message in before if message.number not in struck_]
 
-    @rule(key=keys, id_=ids, verb=st.sampled_from(["v", "w"]))
-    def cancel(self, key: SessionKey, id_: str, verb: str) -> None:
+    @rule(asker=askers, key=keys, stream=streams, ahead=st.sampled_from([1, 1, 1, 0, 2]), count=indexes)
+    def pass_over(self, asker: Asker, key: SessionKey, stream: str, ahead: int, count: int) -> None:
+        owner = self.owner(asker)
+        before = self.loaded(key)
+        first = before.positions.get(stream, Position()).settled + ahead
+        passed = self.run(
+            lambda store: store.pass_over(owner, key, Number(stream, first), count, self.now),
+            owner,
+            same_answer=False,
+        )
+        if isinstance(passed, bool):
+            run = {Number(stream, first + each) for each in range(count)}
+            after = self.loaded(key).positions.get(stream, Position())
+            assert after.settled == first - ahead + (count if passed else 0)
+            assert not passed or {each.sequence for each in run} <= after.gaps
+            assert passed == (ahead == 1 and bool(run) and not run & {entry.number for entry in before.inbox})
+
+    @rule(key=keys, id_=ids)
+    def purge(self, key: SessionKey, id_: str) -> None:
+        records = self.sessions[key].records.items()
+        id_ = next((dead for dead, kept in records if kept is not None and kept.fate in (DEAD, EXPIRED)), id_)
+        self.run(lambda store: store.purge(key, id_))
+
+    @rule(key=keys, id_=ids, verb=st.sampled_from(["v", "w"]), seldom=rarely)
+    def cancel(self, key: SessionKey, id_: str, verb: str, seldom: bool) -> None:
+        if not seldom:
+            return
         cancelled = record(CANCELLED, status=f"by {verb}".encode())
         self.run(lambda store: store.cancel(key, id_, verb, cancelled, self.now))
 
-    @rule(owner=owners, key=keys, index=indexes)
-    def delete(self, owner: tuple[int, str] | None, key: SessionKey, index: int) -> None:
-        waiting = self.sessions[key].loaded.inbox[:index]
+    @rule(asker=askers, key=keys, index=indexes, seldom=rarely)
+    def delete(self, asker: Asker, key: SessionKey, index: int, seldom: bool) -> None:
+        if not seldom:
+            return
+        owner = self.owner(asker)
+        waiting = self.loaded(key).inbox[:index]
         cancelled = {entry.message_id: record(CANCELLED, entry.message_id) for entry in waiting if not entry.skip}
-        self.run(lambda store: store.delete(self.owner(owner), key, cancelled, self.now), owner)
+        self.run(lambda store: store.delete(owner, key, cancelled, self.now), owner)
 
-    @rule(later=st.sampled_from([1.0, DAY / 3, 2 * DAY, 40 * DAY]))
-    def forget(self, later: float) -> None:
+    @rule(later=st.sampled_from([1.0, DAY / 3, 2 * DAY, 40 * DAY]), seldom=rarely)
+    def forget(self, later: float, seldom: bool) -> None:
+        if not seldom:
+            return
         self.now += later
         self.run(lambda store: store.forget(self.now, self.now - 30 * DAY), forgets=True)
         for key, past in self.past.items():
@@ -186,10 +270,10 @@ class StoresSideBySide(RuleBasedStateMachine):
     def open_again(self) -> None:
         async def opened() -> StateStore:
             await self.file.aclose()
-            return await self.file.enter_async_context(STORES["sqlite"](self.directory))
+            return await self.file.enter_async_context(opening(self.durable, self.directory))
 
-        self.sqlite = self.runner.run(opened())
-        assert {key: self.see(key) for key in KEYS} == self.sessions
+        self.stores = self.stores[0], self.runner.run(opened())
+        assert self.see() == self.sessions
 
     # --- what must never happen
 
@@ -213,75 +297,29 @@ class StoresSideBySide(RuleBasedStateMachine):
         for session in getattr(self, "sessions", {}).values():
             for entry in session.loaded.inbox:
                 kept = session.records[entry.message_id]
-                assert entry.skip or entry.running or entry.attempts or kept is None
+                began = entry.running or entry.attempts or entry.starts
+                again = entry.redriven and kept is not None and kept.fate in (DEAD, EXPIRED)
+                assert entry.skip or began or again or kept is None
 
     @invariant()
     def what_was_cancelled_is_cancelled_or_not_settled(self) -> None:
         for session in getattr(self, "sessions", {}).values():
-            assert not set(session.loaded.cancelled) & {id_ for id_, kept in session.records.items() if kept}
+            for id_ in session.loaded.cancelled:
+                kept = session.records[id_]
+                assert kept is None or kept.fate in (DEAD, EXPIRED)
 
-    def check_step(self, before: Seen, after: Seen, forgets: bool) -> None:
-        for stream, position in before.loaded.positions.items():
-            if not forgets or stream in after.loaded.positions:
-                assert after.loaded.positions[stream].settled >= position.settled
-        for id_, kept in before.records.items():
-            if kept is not None and kept.fate in (DONE, CANCELLED, SKIPPED):
-                assert after.records[id_] == kept or (forgets and after.records[id_] is None)
+    @invariant()
+    def a_turn_begins_with_what_its_own_payload_did(self) -> None:
+        for session in getattr(self, "sessions", {}).values():
+            for entry in session.loaded.inbox:
+                begun = session.begun[entry.number]
+                assert begun is None or set(begun.journal.values()) <= {entry.digest}
 
-    # --- running both
-
-    def run(
-        self,
-        script: Callable[[StateStore], Awaitable[Any]],
-        owner: tuple[int, str] | None = None,
-        *,
-        same_answer: bool = True,
-        forgets: bool = False,
-    ) -> Any:
-        before = self.sessions
-        answer = self.once(script)
-        asked = owner or self.fence
-        refused = asked[0] < self.fence[0] or (asked[0] == self.fence[0] and asked != self.fence)
-        assert refused == (answer[0] is Fenced if isinstance(answer, tuple) else False)
-        if isinstance(answer, tuple):
-            after = {key: self.see(key) for key in KEYS}
-            assert after == before, "a refused script changed something"
-        else:
-            self.fence = max(self.fence, asked, key=lambda fence: fence[0])
-            after = {key: self.see(key) for key in KEYS}
-        self.sessions = after
-        for key in KEYS:
-            self.check_step(before[key], after[key], forgets)
-        again = self.once(script)
-        assert not same_answer or isinstance(answer, Placed) or again == answer
-        assert {key: self.see(key) for key in KEYS} == after, "repeating a script changed something"
-        return answer
-
-    def once(self, script: Callable[[StateStore], Awaitable[Any]]) -> Any:
-        """The answer of both; of a refusal, its class and what it says."""
-        answers = []
-        for store in (self.memory, self.sqlite):
-            try:
-                answers.append(self.runner.run(_awaited(script(store))))
-            except Exception as refusal:
-                answers.append((type(refusal), str(refusal)))
-        assert answers[0] == answers[1]
-        return answers[0]
-
-    def see(self, key: SessionKey) -> Seen:
-        owner = self.owner(None)
-        memory, file = (self.runner.run(seen(store, key, ids=IDS, owner=owner)) for store in (self.memory, self.sqlite))
-        assert memory == file
-        return memory
-
-    def owner(self, other: tuple[int, str] | None) -> Owner:
-        return Owner(0, *(other or self.fence))
-
-    def waiting(self, key: SessionKey, index: int) -> Entry:
-        """Something that waits, most of the time."""
-        inbox = self.sessions[key].loaded.inbox
-        number = Number("a", self.sessions[key].loaded.positions.get("a", Position()).settled + 1)
-        return inbox[index] if index < len(inbox) else Entry(number, IDS[index % 3], b"", self.now)
+    @invariant()
+    def what_waits_is_counted(self) -> None:
+        for key, session in getattr(self, "sessions", {}).items():
+            sizes = self.past[key].sizes
+            assert session.backlog == Backlog(len(sizes), sum(sizes.values()))
 
 
 _ALL = [Number(stream, sequence) for stream in "ab" for sequence in range(1, 30)]
@@ -295,11 +333,13 @@ async def _sorted(keys: Awaitable[Any]) -> list[str]:
     return sorted(key.path for key in await keys)
 
 
-async def _awaited(script: Awaitable[Any]) -> Any:
-    return await script
+SETTINGS = settings(max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-StoresSideBySide.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestStoresSideBySide = pytest.mark.timeout(300)(StoresSideBySide.TestCase)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", DURABLE)
+def test_memory_and_a_durable_store_are_the_same(name: str) -> None:
+    class Stores(Scripts):
+        durable = name
+
+    run_state_machine_as_test(Stores, settings=SETTINGS)

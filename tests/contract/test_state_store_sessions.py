@@ -9,26 +9,31 @@ from support.state_stores import (
     CANCELLED,
     DEAD,
     DONE,
+    DURABLE,
     EXPIRED,
     KEY,
     NOW,
     OWNER,
+    SHARDS,
     STORES,
     Seen,
+    attempt,
     commit,
     entry,
     envelope,
     number,
+    opening,
     record,
     seen,
 )
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Position
-from troupe.chassis.errors import InvalidArgument, Unimplemented
+from troupe.chassis.errors import FailedPrecondition, InvalidArgument
 from troupe.dataplane.state import sqlite
 from troupe.dataplane.state.connect import connected
 from troupe.dataplane.state.port import RECENT, RECORD_KEPT, Loaded, Owner, Placed, StateStore, begun
+from troupe.dataplane.state.redis import store as redis
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING
 
 DAY = 24 * 3600.0
@@ -36,8 +41,9 @@ MONTH = 30 * DAY
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
-    async with STORES[request.param](tmp_path) as opened:
+async def wide(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
+    """Of a fleet with shards enough for lists."""
+    async with opening(request.param, tmp_path, shards=8) as opened:
         yield opened
 
 
@@ -46,16 +52,16 @@ async def given_everything(store: StateStore) -> None:
     m4 was cancelled where it waited, m5 waits, m9 was cancelled before it came; other/1 was passed over."""
     await store.claim(OWNER)
     await store.commit(OWNER, commit(entry(1), record()))
-    await store.journal(OWNER, KEY, "m2", {"a": b"1"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(2)), {"a": b"1"}, starts=True)
     await store.commit(OWNER, commit(entry(2), record(DEAD)))
     for sequence in (3, 4, 5):
         await store.put(OWNER, KEY, entry(sequence), envelope(entry(sequence)))
     await store.begin(OWNER, KEY, entry(3))
-    await store.journal(OWNER, KEY, "m3", {"a": b"1", "b": b"\x00\xff"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(3)), {"a": b"1", "b": b"\x00\xff"}, starts=True)
     await store.retry(OWNER, KEY, replace(begun(entry(3)), starts=0, failures=1, not_before=NOW + 0.125), b"")
     await store.cancel(KEY, "m4", "v4", record(CANCELLED), NOW)
     await store.cancel(KEY, "m9", "v9", record(CANCELLED), NOW)
-    await store.pass_over(OWNER, KEY, number(1, "other"), NOW)
+    await store.pass_over(OWNER, KEY, number(1, "other"), 1, NOW)
 
 
 # --- load
@@ -65,7 +71,7 @@ async def test_an_unknown_session_is_empty(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record()))
     stranger = replace(KEY, tenant="acme")
 
-    assert await store.load(stranger) == Loaded(history=[], inbox=[], recent=[], cancelled=[])
+    assert await store.load(stranger) == Loaded(history=[], inbox=[], recent=[], cancelled=[], outbox=[])
     assert (await store.summary(stranger), await store.record(stranger, "m1")) == (None, None)
 
 
@@ -86,7 +92,8 @@ async def test_a_session_is_loaded_whole(store: StateStore) -> None:
         ],
         recent=["m1", "m2", "m4"],
         cancelled=["m9"],
-        journaled={"m3"},
+        journaled={"m2", "m3"},
+        outbox=[],
     )
 
 
@@ -110,7 +117,7 @@ async def test_few_records_are_all_returned(store: StateStore, settled: int, ret
 async def test_ids_are_kept_as_they_are(store: StateStore, name: str) -> None:
     odd = replace(entry(1, name), number=number(1, name))
     await store.put(OWNER, KEY, odd, b"\x00")
-    await store.journal(OWNER, KEY, name, {name: b""}, starts=False)
+    await store.journal(OWNER, KEY, attempt(odd), {name: b""}, starts=False)
     await store.cancel(KEY, name + "2", name, record(CANCELLED), NOW)
 
     assert (await store.begin(OWNER, KEY, odd)).journal == {name: b""}
@@ -120,15 +127,26 @@ async def test_ids_are_kept_as_they_are(store: StateStore, name: str) -> None:
     assert (loaded.positions, loaded.recent, loaded.cancelled) == ({name: Position(1)}, [name], [name + "2"])
 
 
+# --- the fleet's shards
+
+
+async def test_a_store_keeps_the_number_of_shards_that_it_was_made_for(store: StateStore) -> None:
+    await store.declare(SHARDS)
+
+    with pytest.raises(FailedPrecondition, match="made for 1 shards, not 2"):
+        await store.declare(2)
+
+
 # --- opened again
 
 
-async def test_a_file_that_is_opened_again_has_everything(tmp_path: Path) -> None:
-    async with STORES["sqlite"](tmp_path) as store:
+@pytest.mark.parametrize("backend", DURABLE)
+async def test_a_store_that_is_opened_again_has_everything(tmp_path: Path, backend: str) -> None:
+    async with opening(backend, tmp_path) as store:
         await given_everything(store)
         before = await everything(store)
 
-    async with STORES["sqlite"](tmp_path) as store:
+    async with opening(backend, tmp_path) as store:
         assert await everything(store) == before
         assert await store.claim(OWNER) == [KEY]
         assert await store.cancel(KEY, "m4", "v4", record(CANCELLED), NOW) == VERB_ANSWER_APPLIED
@@ -136,12 +154,13 @@ async def test_a_file_that_is_opened_again_has_everything(tmp_path: Path) -> Non
         assert await store.put(OWNER, KEY, entry(6, "m9"), b"") is Placed.SKIPPED
 
 
-async def test_memory_and_sqlite_are_the_same(tmp_path: Path) -> None:
-    async with STORES["memory"](tmp_path) as memory, STORES["sqlite"](tmp_path) as file:
-        for store in (memory, file):
+@pytest.mark.parametrize("backend", DURABLE)
+async def test_every_store_is_the_same_as_memory(tmp_path: Path, backend: str) -> None:
+    async with opening("memory", tmp_path) as memory, opening(backend, tmp_path) as durable:
+        for store in (memory, durable):
             await given_everything(store)
 
-        assert await everything(memory) == await everything(file)
+        assert await everything(memory) == await everything(durable)
 
 
 async def everything(store: StateStore) -> Seen:
@@ -160,43 +179,43 @@ async def given_sessions(store: StateStore, *placed: tuple[int, SessionKey]) -> 
         await store.commit(Owner(shard, 1, "worker-1.1"), commit(entry(1), record(), key=key))
 
 
-async def test_lists_go_by_shard_and_path_a_page_at_a_time(store: StateStore) -> None:
+async def test_lists_go_by_shard_and_path_a_page_at_a_time(wide: StateStore) -> None:
     placed = [(0, session("b")), (0, session("é")), (2, session("a")), (2, session("c")), (7, session("b2"))]
-    await given_sessions(store, *reversed(placed))
+    await given_sessions(wide, *reversed(placed))
     pages, after = [], None
 
-    while page := await store.summaries("default/", after, 2):
+    while page := await wide.summaries("default/", after, 2):
         pages.append([(shard, summary.key) for shard, summary in page])
         after = (page[-1][0], page[-1][1].key.path)
 
     assert pages == [placed[:2], placed[2:4], placed[4:]]
 
 
-async def test_a_page_may_begin_anywhere(store: StateStore) -> None:
+async def test_a_page_may_begin_anywhere(wide: StateStore) -> None:
     placed = [(0, session("b")), (2, session("a")), (2, session("c"))]
-    await given_sessions(store, *placed)
+    await given_sessions(wide, *placed)
 
     async def rest(shard: int, path: str) -> list[tuple[int, SessionKey]]:
-        return [(shard, summary.key) for shard, summary in await store.summaries("", (shard, path), 10)]
+        return [(shard, summary.key) for shard, summary in await wide.summaries("", (shard, path), 10)]
 
     assert await rest(0, "") == placed
     assert await rest(0, "zzz") == placed[1:]
     assert await rest(1, "zzz") == placed[1:]
     assert await rest(2, session("b").path) == placed[2:]
     assert await rest(2, session("c").path) == []
-    assert await store.summaries("", None, 0) == []
+    assert await wide.summaries("", None, 0) == []
 
 
-async def test_a_prefix_picks_an_agent_and_nothing_like_it(store: StateStore) -> None:
+async def test_a_prefix_picks_an_agent_and_nothing_like_it(wide: StateStore) -> None:
     await given_sessions(
-        store, (0, session("a")), (0, session("a", "clerk-2")), (1, session("z")), (1, session("a", "clerj"))
+        wide, (0, session("a")), (0, session("a", "clerk-2")), (1, session("z")), (1, session("a", "clerj"))
     )
 
-    found = await store.summaries("default/default/clerk/", None, 10)
+    found = await wide.summaries("default/default/clerk/", None, 10)
 
     assert [summary.key for _, summary in found] == [session("a"), session("z")]
-    assert [summary.key for _, summary in await store.summaries(session("z").path, None, 10)] == [session("z")]
-    assert await store.summaries("default/default/c%", None, 10) == []
+    assert [summary.key for _, summary in await wide.summaries(session("z").path, None, 10)] == [session("z")]
+    assert await wide.summaries("default/default/c%", None, 10) == []
 
 
 async def test_a_list_has_what_the_session_itself_says(store: StateStore) -> None:
@@ -240,9 +259,9 @@ async def test_a_deleted_session_begins_anew(store: StateStore) -> None:
 
 async def test_a_deletion_keeps_what_other_messages_have_done(store: StateStore) -> None:
     """A message that comes again, or is redriven, must not do it again."""
-    await store.journal(OWNER, KEY, "named", {"a": b"1"}, starts=True)
-    await store.journal(OWNER, KEY, "comes again", {"a": b"1"}, starts=True)
-    await store.journal(OWNER, KEY, "dead", {"a": b"1"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(9, "named")), {"a": b"1"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(9, "comes again")), {"a": b"1"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(9, "dead")), {"a": b"1"}, starts=True)
     await store.commit(OWNER, commit(entry(1, "dead"), record(DEAD)))
 
     await store.delete(OWNER, KEY, {"named": record(CANCELLED)}, NOW)
@@ -281,7 +300,7 @@ async def test_records_verbs_and_silent_streams_are_kept_a_day(store: StateStore
 
 async def test_dead_letters_stay_with_their_journals(store: StateStore) -> None:
     for sequence, fate in enumerate((DEAD, EXPIRED), start=1):
-        await store.journal(OWNER, KEY, f"m{sequence}", {"a": b"1"}, starts=True)
+        await store.journal(OWNER, KEY, attempt(entry(sequence)), {"a": b"1"}, starts=True)
         await store.commit(OWNER, commit(entry(sequence), record(fate)))
 
     await store.forget(NOW + MONTH, NOW + MONTH)
@@ -303,7 +322,7 @@ async def test_a_stream_stays_while_anything_of_it_waits(store: StateStore) -> N
 
 
 async def test_a_stream_is_as_young_as_its_last_number(store: StateStore) -> None:
-    await store.pass_over(OWNER, KEY, number(1), NOW)
+    await store.pass_over(OWNER, KEY, number(1), 1, NOW)
     await store.commit(OWNER, commit(entry(2), record(), now=NOW + DAY))
 
     await store.forget(NOW + DAY + 1, NOW - MONTH)
@@ -323,13 +342,13 @@ async def test_a_cancel_stays_until_its_message_is_settled(store: StateStore) ->
 
 async def test_an_idle_session_goes_whole(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record()))
-    await store.journal(OWNER, KEY, "never settled", {"a": b"1"}, starts=True)
+    await store.journal(OWNER, KEY, attempt(entry(9, "never settled")), {"a": b"1"}, starts=True)
 
     await store.forget(NOW + MONTH, idle_since=NOW)
     assert await store.summary(KEY) is not None
 
     await store.forget(NOW + MONTH, idle_since=NOW + 1)
-    assert await store.load(KEY) == Loaded(history=[], inbox=[], recent=[], cancelled=[])
+    assert await store.load(KEY) == Loaded(history=[], inbox=[], recent=[], cancelled=[], outbox=[])
     await store.put(OWNER, KEY, entry(1, "never settled"), b"")
     assert (await store.begin(OWNER, KEY, entry(1, "never settled"))).journal == {}
     # and what comes after begins anew
@@ -350,6 +369,8 @@ async def test_a_session_with_anything_in_its_inbox_is_not_idle(store: StateStor
 
 async def test_much_is_forgotten_too(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(redis, "FORGOTTEN_SESSIONS", 2)
+    monkeypatch.setattr(redis, "FORGOTTEN_RECORDS", 3)
     await given_sessions(store, *((0, session(f"s{n}")) for n in range(7)))
     await store.delete(OWNER, KEY, {f"m{n}": record(CANCELLED) for n in range(8)}, NOW)
 
@@ -374,10 +395,4 @@ async def test_a_url_names_the_store(tmp_path: Path) -> None:
 async def test_a_url_that_names_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument, match="the URL must be"):
         async with connected(url):
-            pass
-
-
-async def test_redis_is_not_built_yet() -> None:
-    with pytest.raises(Unimplemented):
-        async with connected("redis://localhost"):
             pass

@@ -1,11 +1,13 @@
 """State stores for tests: every backend, the values that scripts take, and all that can be seen of a session."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from support import redis_server
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
@@ -13,14 +15,19 @@ from troupe.chassis import sqlite_file
 from troupe.dataplane.state.connect import connected
 from troupe.dataplane.state.memory import MemoryStateStore
 from troupe.dataplane.state.port import (
+    Attempt,
+    Backlog,
     Begun,
     Entry,
     Loaded,
+    Marked,
+    Outgoing,
     Owner,
     Record,
     SessionSummary,
     StateStore,
     TurnCommit,
+    begun,
 )
 from troupe.dataplane.state.sqlite_tables import SCHEMA
 from troupe.v1 import turn_pb2
@@ -28,10 +35,16 @@ from troupe.v1.turn_pb2 import Fate
 
 KEY = SessionKey("default", "default", "clerk", "ada")
 OWNER = Owner(shard=0, epoch=5, instance="worker-1.1")
+MARK = OWNER.mark
+STRANGER = Owner(shard=0, epoch=3, instance="worker-3.1")
+"""Who owned the shard before."""
+STRANGE = STRANGER.mark
 NOW = 1_700_000_000.0
 
 DONE, DEAD, EXPIRED = turn_pb2.FATE_DONE, turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPIRED
 CANCELLED, SKIPPED = turn_pb2.FATE_CANCELLED, turn_pb2.FATE_SKIPPED
+
+SHARDS = 1
 
 Opening = Callable[[Path], AbstractAsyncContextManager[StateStore]]
 
@@ -48,6 +61,19 @@ def _sqlite(directory: Path) -> AbstractAsyncContextManager[StateStore]:
     return connected(f"sqlite:///{file}")
 
 
+def _redis(directory: Path) -> AbstractAsyncContextManager[StateStore]:
+    """A directory of Redis' is a prefix."""
+    return connected(redis_server.shared().url(prefix=str(directory)))
+
+
+@asynccontextmanager
+async def opening(backend: str, directory: Path, shards: int = SHARDS) -> AsyncIterator[StateStore]:
+    """A store of a fleet with so many shards, made in the directory where there is none."""
+    async with STORES[backend](directory) as store:
+        await store.declare(shards)
+        yield store
+
+
 @cache
 def _empty() -> bytes:
     """A store without anything in it: making the tables takes longer than any test on them."""
@@ -57,8 +83,10 @@ def _empty() -> bytes:
         return file.read_bytes()
 
 
-STORES: Mapping[str, Opening] = {"memory": _memory, "sqlite": _sqlite}
+STORES: Mapping[str, Opening] = {"memory": _memory, "sqlite": _sqlite, "redis": _redis}
 """What opens each backend in a directory."""
+DURABLE = [name for name in STORES if name != "memory"]
+"""Those that have everything when the directory is opened again."""
 
 
 def number(sequence: int, stream: str = "gateway") -> Number:
@@ -71,8 +99,18 @@ def entry(sequence: int, message_id: str = "", *, stream: str = "gateway") -> En
     return Entry(number(sequence, stream), name, digest=name.encode(), placed=NOW)
 
 
+def attempt(entry: Entry, index: int = 0) -> Attempt:
+    """An attempt at the message; by default the first."""
+    return Attempt(entry.number, entry.message_id, index, entry.digest)
+
+
 def envelope(entry: Entry) -> bytes:
     return f"envelope of {entry.number}".encode()
+
+
+def outgoing(sequence: int, target: str = "default/default/clerk/bob", *, stream: str = "to bob") -> Outgoing:
+    """A message that a turn sends."""
+    return Outgoing(target, number(sequence, stream), f"{sequence} to {target}".encode())
 
 
 def record(fate: Fate.ValueType = DONE, message_id: str = "", status: bytes = b"") -> Record:
@@ -105,7 +143,9 @@ class Seen:
     summary: SessionSummary | None
     waiting: Mapping[str, Entry | None]
     records: Mapping[str, Record | None]
-    begun: Mapping[Number, Begun]
+    begun: Mapping[Number, Begun | None]
+    """What each waiting message would begin with; None under another owner's mark."""
+    backlog: Backlog
 
 
 async def seen(store: StateStore, key: SessionKey = KEY, *, ids: tuple[str, ...] = (), owner: Owner = OWNER) -> Seen:
@@ -119,5 +159,46 @@ async def seen(store: StateStore, key: SessionKey = KEY, *, ids: tuple[str, ...]
         {id_: await store.waiting(key, id_) for id_ in named},
         {id_: await store.record(key, id_) for id_ in named},
         # A start that was counted already counts nothing, and shows envelope and journal.
-        {entry.number: await store.begin(owner, key, replace(entry, attempts=-1)) for entry in loaded.inbox},
+        {entry.number: await begin_again(store, owner, key, entry) for entry in loaded.inbox},
+        await store.session_backlog(key),
     )
+
+
+async def begin_again(store: StateStore, owner: Owner, key: SessionKey, entry: Entry) -> Begun | None:
+    try:
+        return await store.begin(owner, key, replace(entry, attempts=-1))
+    except Marked:
+        return None
+
+
+async def place(store: StateStore, *entries: Entry) -> None:
+    for placing in entries:
+        await store.put(OWNER, KEY, placing, envelope(placing))
+
+
+async def inbox(store: StateStore) -> Sequence[Entry]:
+    return (await store.load(KEY)).inbox
+
+
+async def fail(store: StateStore, failed: Entry, *, not_before: float = NOW + 1) -> Entry:
+    """One attempt of a waiting message, to its failure."""
+    await store.begin(OWNER, KEY, failed)
+    again = replace(begun(failed), starts=0, failures=failed.failures + 1, not_before=not_before, first_failed=NOW)
+    await store.retry(OWNER, KEY, again, envelope(failed))
+    return again
+
+
+async def given_session(store: StateStore) -> None:
+    await store.put(STRANGER, KEY, replace(entry(4), running=STRANGE, attempts=1), envelope(entry(4)))
+    await store.claim(OWNER)
+    await store.commit(OWNER, replace(commit(entry(1), record()), outbox=[outgoing(1)]))
+    await place(store, entry(2), entry(3))
+    await store.begin(OWNER, KEY, entry(2))
+    await store.journal(OWNER, KEY, attempt(entry(2)), {"a": b"1"}, starts=True)
+
+
+async def journal_of(store: StateStore, message_id: str) -> dict[str, bytes]:
+    """What a copy of the message would begin with."""
+    probe = entry(1, message_id, stream="probe")
+    await store.put(OWNER, KEY, probe, b"")
+    return dict((await store.begin(OWNER, KEY, replace(probe, attempts=-1))).journal)

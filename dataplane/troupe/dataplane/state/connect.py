@@ -4,16 +4,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from troupe.chassis.errors import InvalidArgument, Unimplemented
+from troupe.chassis.errors import InvalidArgument
 from troupe.dataplane.state.memory import MemoryStateStore
 from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.redis.store import RedisStateStore
 from troupe.dataplane.state.sqlite import SqliteStateStore
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[StateStore]:
-    """The store that `url` names: `sqlite:///PATH` (four slashes for an absolute path) or `memory://`. Raises
-    InvalidArgument for any other URL, Unimplemented for `redis://`, and what SqliteStateStore.opened raises."""
+async def connected(url: str, *, allow_volatile: bool = False) -> AsyncIterator[StateStore]:
+    """The store that `url` names: `redis://HOST` or `rediss://HOST`, `sqlite:///PATH` (four slashes for an absolute
+    path) or `memory://`. `allow_volatile` is about Redis alone: one that does not keep what it confirms is taken too.
+    Raises InvalidArgument for any other URL, and what the stores' `opened` do."""
     scheme, _, path = url.partition(":///")
     if url == "memory://":
         yield MemoryStateStore()
@@ -21,10 +23,10 @@ async def connected(url: str) -> AsyncIterator[StateStore]:
         async with SqliteStateStore.opened(Path(path)) as store:
             yield store
     elif url.startswith(("redis://", "rediss://")):
-        raise Unimplemented(
-            "NOT_BUILT", "the Redis state store is not built yet; use sqlite:///PATH, which is durable on one machine"
-        )
+        async with RedisStateStore.opened(url, allow_volatile=allow_volatile) as redis:
+            yield redis
     else:
         raise InvalidArgument(
-            "BAD_STATE_URL", f"no state store at {url!r}: the URL must be sqlite:///PATH or memory://"
+            "BAD_STATE_URL",
+            f"no state store at {url!r}: the URL must be redis://HOST, rediss://HOST, sqlite:///PATH or memory://",
         )

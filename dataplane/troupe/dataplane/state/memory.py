@@ -1,7 +1,8 @@
 """Session state that lives as long as the process: for tests, and for embedding where durability is not wanted."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from troupe.broker.addressing import SessionKey
@@ -10,15 +11,19 @@ from troupe.dataplane.state import rules
 from troupe.dataplane.state.port import (
     RECENT,
     RECORD_KEPT,
+    Attempt,
+    Backlog,
     Begun,
     Entry,
     Loaded,
+    Mark,
+    Outgoing,
     Owner,
     Placed,
     Record,
+    Sent,
     SessionSummary,
     TurnCommit,
-    begun,
 )
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
@@ -28,12 +33,21 @@ class MemoryStateStore:
     """See `troupe.dataplane.state.port.StateStore`."""
 
     def __init__(self) -> None:
+        self._shards = 0
         self._fences: dict[int, tuple[int, str]] = {}
         self._sessions: dict[SessionKey, _Session] = {}
+        # Of all inboxes of a shard: what waits, and the bytes of its envelopes.
+        self._messages: Counter[int] = Counter()
+        self._bytes: Counter[int] = Counter()
+
+    async def declare(self, shards: int) -> None:
+        if self._shards not in (0, shards):
+            raise rules.shards_changed(self._shards, shards)
+        self._shards = shards
 
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
         with self._carried_out(owner):
-            return [key for key, session in self._sessions.items() if session.shard == owner.shard and session.inbox]
+            return [key for key, session in self._sessions.items() if session.shard == owner.shard and session.is_due]
 
     async def load(self, key: SessionKey) -> Loaded:
         session = self._find(key)
@@ -44,51 +58,65 @@ class MemoryStateStore:
             positions={name: stream.position for name, stream in session.streams.items()},
             inbox=list(session.inbox.values()),
             recent=list(session.records)[:RECENT],
-            cancelled=[id_ for id_ in session.verbs if session.tombstone(id_) and id_ not in session.records],
-            journaled=frozenset(session.journals.keys() - session.records.keys()),
+            cancelled=[id_ for id_ in session.verbs if session.tombstone(id_) and not session.is_final(id_)],
+            journaled=frozenset(session.journals),
+            outbox=list(session.outbox.values()),
+            sent=dict(session.sent),
         )
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
         with self._owned(owner, key) as session:
             tombstone = None if entry.message_id in session.journals else session.tombstone(entry.message_id)
+            waits = session.inbox.get(entry.number)
             placed, record = rules.place(
                 entry,
                 session.position(entry.number.stream),
-                waits=entry.number in session.inbox,
-                known=bool(session.waiting(entry.message_id)) or entry.message_id in session.records,
+                waits=waits is not None,
+                live=bool(session.waiting(entry.message_id)),
+                fate=session.fate(entry.message_id),
                 tombstone=tombstone.status if tombstone else None,
             )
             if placed in (Placed.NEW, Placed.SKIPPED):
-                session.insert(replace(entry, skip=placed is Placed.SKIPPED), envelope, at_head=entry.running)
+                placing = replace(entry, skip=placed is Placed.SKIPPED)
+                session.insert(placing, envelope, at_head=entry.running is not None)
+            elif waits is not None and rules.marks(entry, waits):
+                session.inbox[entry.number] = replace(waits, running=entry.running)
             if record is not None:
                 session.settle(entry.message_id, record, entry.placed)
             return placed
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
         with self._owned(owner, key) as session:
-            waits = session.inbox[entry.number]
-            if waits.attempts <= entry.attempts:
-                started = begun(entry)
-                session.inbox[entry.number] = replace(
-                    waits, starts=started.starts, attempts=started.attempts, running=started.running
-                )
-            return Begun(session.envelopes[entry.number], dict(session.journals.get(entry.message_id, {})))
+            waits = rules.started(owner, entry, session.inbox.get(entry.number))
+            session.inbox[entry.number] = waits
+            journal = session.journals.get(waits.message_id, {})
+            steps = {step: content for (digest, step), content in journal.items() if digest == waits.digest}
+            return Begun(session.envelopes[entry.number], steps)
+
+    async def take_over(self, owner: Owner, key: SessionKey, number: Number, mark: Mark) -> bool:
+        with self._owned(owner, key) as session:
+            taken = rules.taken_over(session.inbox.get(number), mark)
+            if taken is not None:
+                session.insert(taken, session.envelopes[number], at_head=True)
+            return taken is not None
 
     async def journal(
-        self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
+        self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
-        with self._owned(owner, key) as session:
-            cancelled = session.tombstone(message_id) is not None
-            if rules.may_keep(message_id, session.fate(message_id), cancelled=cancelled, starts=starts) and steps:
-                session.journals[message_id] = {**steps, **session.journals.get(message_id, {})}
+        with self._owned(owner, key, turn=attempt.number) as session:
+            message_id = attempt.message_id
+            if rules.may_keep(attempt, session.found(attempt.number, message_id), starts=starts) and steps:
+                kept = {(attempt.digest, step): content for step, content in steps.items()}
+                session.journals[message_id] = {**kept, **session.journals.get(message_id, {})}
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
-        with self._owned(owner, key) as session:
+        with self._owned(owner, key, turn=entry.number) as session:
             if rules.puts_back(entry, session.found(entry.number, entry.message_id)):
-                session.insert(entry, session.envelopes.get(entry.number, envelope), at_head=True)
+                body = session.envelopes.get(entry.number, envelope)
+                session.insert(replace(entry, running=None), body, at_head=True)
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
-        with self._owned(owner, commit.key) as session:
+        with self._owned(owner, commit.key, turn=commit.number) as session:
             talk, record = session.talk, commit.record
             position = rules.settled(commit, session.found(commit.number, commit.message_id))
             if position is None:
@@ -109,15 +137,35 @@ class MemoryStateStore:
                 )
                 if commit.history is not None:
                     talk.history.append(commit.history)
+                session.send(commit.outbox, commit.now)
             return session.talk.version
 
-    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
+    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, count: int, now: float) -> bool:
         with self._owned(owner, key) as session:
-            position = session.position(number.stream)
-            if number.sequence != position.settled + 1 or number in session.inbox:
-                return False
-            session.streams[number.stream] = _Stream(position.pass_over(), now)
-            return True
+            run = range(number.sequence, number.sequence + count)
+            waits = any(other.stream == number.stream and other.sequence in run for other in session.inbox)
+            position = rules.passed_over(session.position(number.stream), number, count, waits=waits)
+            if position is not None:
+                session.streams[number.stream] = _Stream(position, now)
+            return position is not None
+
+    async def strike(self, owner: Owner, key: SessionKey, numbers: Sequence[Number]) -> None:
+        with self._owned(owner, key) as session:
+            for number in numbers:
+                session.outbox.pop(number, None)
+
+    async def backlog(self, shard: int) -> Backlog:
+        return Backlog(self._messages[shard], self._bytes[shard])
+
+    async def session_backlog(self, key: SessionKey) -> Backlog:
+        session = self._find(key)
+        return Backlog(len(session.inbox), session.size)
+
+    async def purge(self, key: SessionKey, message_id: str) -> None:
+        session = self._find(key)
+        if rules.is_purged(session.fate(message_id), live=bool(session.waiting(message_id))):
+            session.records[message_id] = replace(session.records[message_id], stays=False)
+            session.journals.pop(message_id, None)
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         kept = self._find(key).records.get(message_id)
@@ -169,22 +217,27 @@ class MemoryStateStore:
                 del self._sessions[key]
 
     @contextlib.contextmanager
-    def _carried_out(self, owner: Owner) -> Iterator[None]:
-        """What is inside is a script of the owner's: a refused one leaves the fence as it is."""
-        raises = rules.raises_fence(owner, self._fences.get(owner.shard, rules.UNCLAIMED))
+    def _carried_out(self, owner: Owner, turn: Entry | None = None) -> Iterator[None]:
+        """What is inside is a script of the owner's: a refused one leaves the fence as it is. `turn`: what waits under
+        the number of the turn that writes."""
+        raises = rules.raises_fence(owner, self._fences.get(owner.shard, rules.UNCLAIMED), turn)
         yield
         if raises:
             self._fences[owner.shard] = (owner.epoch, owner.instance)
 
     @contextlib.contextmanager
-    def _owned(self, owner: Owner, key: SessionKey) -> "Iterator[_Session]":
-        with self._carried_out(owner):
-            session = self._sessions.setdefault(key, _Session())
+    def _owned(self, owner: Owner, key: SessionKey, *, turn: Number | None = None) -> "Iterator[_Session]":
+        session = self._find(key)
+        with self._carried_out(owner, None if turn is None else session.inbox.get(turn)):
+            session = self._sessions.setdefault(key, session)
             session.shard = owner.shard
+            messages, size = len(session.inbox), session.size
             yield session
+            self._messages[owner.shard] += len(session.inbox) - messages
+            self._bytes[owner.shard] += session.size - size
 
     def _find(self, key: SessionKey) -> "_Session":
-        return self._sessions.get(key, _Session())
+        return self._sessions.get(key) or _Session()
 
 
 @dataclass(slots=True)
@@ -210,6 +263,8 @@ class _Stream:
 class _Kept:
     record: Record
     settled: float
+    stays: bool
+    """However old it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +282,18 @@ class _Session:
     inbox: dict[Number, Entry] = field(default_factory=dict)
     envelopes: dict[Number, bytes] = field(default_factory=dict)
     records: dict[str, _Kept] = field(default_factory=dict)
-    journals: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    journals: dict[str, dict[tuple[bytes, str], bytes]] = field(default_factory=dict)
+    """By message id: what each step of each payload, by its digest, came to."""
     verbs: dict[str, dict[str, _Verb]] = field(default_factory=dict)
+    outbox: dict[Number, Outgoing] = field(default_factory=dict)
+    sent: dict[str, Sent] = field(default_factory=dict)
+    size: int = 0
+    """Bytes of the envelopes."""
+
+    @property
+    def is_due(self) -> bool:
+        """There is something left to do."""
+        return bool(self.inbox or self.outbox)
 
     def position(self, stream: str) -> Position:
         found = self.streams.get(stream)
@@ -237,6 +302,9 @@ class _Session:
     def fate(self, message_id: str) -> turn_pb2.Fate.ValueType | None:
         kept = self.records.get(message_id)
         return kept.record.fate if kept else None
+
+    def is_final(self, message_id: str) -> bool:
+        return rules.is_final(self.fate(message_id))
 
     def tombstone(self, message_id: str) -> _Verb | None:
         return next((verb for verb in self.verbs.get(message_id, {}).values() if verb.answer in rules.BINDING), None)
@@ -254,8 +322,9 @@ class _Session:
         )
 
     def insert(self, entry: Entry, envelope: bytes, *, at_head: bool) -> None:
-        self.inbox.pop(entry.number, None)
+        self.remove(entry.number)
         self.envelopes[entry.number] = envelope
+        self.size += len(envelope)
         if at_head:
             self.inbox = {entry.number: entry, **self.inbox}
         else:
@@ -263,16 +332,21 @@ class _Session:
 
     def remove(self, number: Number) -> None:
         self.inbox.pop(number, None)
-        self.envelopes.pop(number, None)
+        self.size -= len(self.envelopes.pop(number, b""))
 
     def settle(self, message_id: str, record: Record, now: float) -> None:
         """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
         for entry in self.waiting(message_id):
             self.inbox[entry.number] = replace(entry, skip=True)
         if rules.replaces(self.fate(message_id), record.fate):
-            self.records[message_id] = _Kept(record, now)
+            self.records[message_id] = _Kept(record, now, stays=record.fate in rules.REDRIVABLE)
             if record.fate not in rules.REDRIVABLE:
                 self.journals.pop(message_id, None)
+
+    def send(self, messages: Iterable[Outgoing], now: float) -> None:
+        for message in messages:
+            self.outbox[message.number] = message
+            self.sent[message.target] = Sent(message.number, now)
 
     def summary(self, key: SessionKey) -> SessionSummary:
         talk, waiting = self.talk, sum(not entry.skip for entry in self.inbox.values())
@@ -280,18 +354,18 @@ class _Session:
 
     def forget(self, old: float, idle_since: float) -> None:
         streams = {number.stream for number in self.inbox}
+        sending = {number.stream for number in self.outbox}
         waiting = {entry.message_id for entry in self.inbox.values() if not entry.skip}
-        self.records = {
-            id_: kept
-            for id_, kept in self.records.items()
-            if kept.settled >= old or kept.record.fate in rules.REDRIVABLE
-        }
+        self.records = {id_: kept for id_, kept in self.records.items() if kept.settled >= old or kept.stays}
         self.verbs = {
             id_: kept
             for id_, verbs in self.verbs.items()
             if (kept := {verb_id: verb for verb_id, verb in verbs.items() if verb.recorded >= old or id_ in waiting})
         }
         self.streams = {name: found for name, found in self.streams.items() if found.touched >= old or name in streams}
-        if self.talk.version and self.talk.updated < idle_since and not self.inbox:
+        self.sent = {
+            target: sent for target, sent in self.sent.items() if sent.at >= old or sent.number.stream in sending
+        }
+        if self.talk.version and self.talk.updated < idle_since and not self.is_due:
             self.talk = _Talk()
             self.journals = {id_: steps for id_, steps in self.journals.items() if id_ in self.records}

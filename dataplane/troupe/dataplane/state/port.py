@@ -68,6 +68,11 @@ class Owner:
     epoch: int
     instance: str
 
+    @property
+    def mark(self) -> "Mark":
+        """What this owner writes to the inbox beside a message whose turn it runs."""
+        return Mark(self.epoch, self.instance)
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -86,6 +91,8 @@ class Attempt:
     number: Number
     message_id: str
     index: int
+    digest: bytes
+    """The payload's: what one payload has done is nothing to another that came under its message's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +171,7 @@ class Loaded:
     recent: Sequence[str] = ()
     """Ids of messages with a record: all of them when fewer than RECENT."""
     cancelled: Sequence[str] = ()
-    """Ids of messages that a CANCEL was recorded for and that are not settled."""
+    """Ids of messages that a CANCEL was recorded for and that are not settled for good."""
     journaled: Set[str] = frozenset()
     """Ids of messages that have a journal and are not settled for good: DEAD and EXPIRED ones have, for a redriven
     copy to find."""
@@ -193,7 +200,7 @@ class Begun:
 
     envelope: bytes
     journal: Mapping[str, bytes]
-    """What earlier attempts journaled, by step: of the same message, under whatever number."""
+    """What earlier attempts journaled, by step: of the same message and payload, under whatever number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +244,12 @@ class SessionSummary:
 class StateStore(Protocol):
     """See the module's text."""
 
+    async def declare(self, shards: int) -> None:
+        """Say how many shards the fleet has, from 1: before anything else is asked. An owner's shard is its sessions',
+        `SessionKey.shard(shards)`. Repeating it changes nothing. Raises FailedPrecondition for another number than the
+        store was made for: its sessions would not be found."""
+        ...
+
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
         """Raise the fence of the owner's shard and return its sessions with something in the inbox or the outbox, in
         one script, in no order. Raises Fenced."""
@@ -247,9 +260,10 @@ class StateStore(Protocol):
         ...
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
-        """Place a message at the inbox's end; one that runs already (`entry.running`) at its head. A number that is
-        settled stays so, and one that waits stays as it is, but that `entry.running` marks what runs under the same
-        owner. Raises Fenced."""
+        """Place a message at the inbox's end; one that runs already (`entry.running`, whose attempt `entry.attempts`
+        counts) at its head. A number that is settled stays so, and one that waits stays as it is, but that
+        `entry.running` marks it, in its place, while that attempt has not ended and no other mark stands there.
+        Raises Fenced."""
         ...
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
@@ -261,16 +275,16 @@ class StateStore(Protocol):
 
     async def take_over(self, owner: Owner, key: SessionKey, number: Number, mark: Mark) -> bool:
         """Take the mark from a message, so that what ran under it is refused from now on: the message waits, at the
-        inbox's head, with its starts counted one up. False, and nothing changed, where it does not wait under this
-        mark. Raises Fenced."""
+        inbox's head, and the start of what ran is counted, where it was not. False, and nothing changed, where it does
+        not wait under this mark. Raises Fenced."""
         ...
 
     async def journal(
         self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
-        """Keep what these steps came to; a step that is kept already stays as it is. Nothing when the message is
-        settled for good, or the attempt has ended. `starts`: something that acts begins with it. Raises Fenced;
-        CancelRecorded when `starts`."""
+        """Keep what these steps came to; a step of this payload that is kept already stays as it is. Nothing when the
+        message is settled for good, or the attempt has ended. `starts`: something that acts begins with it, and must
+        not where nothing is kept: VersionConflict then. Raises Fenced; CancelRecorded when `starts`."""
         ...
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
@@ -355,8 +369,8 @@ class StateStore(Protocol):
 
     async def forget(self, now: float, idle_since: float) -> None:
         """Drop records, verbs and silent streams past RECORD_KEPT, and sessions untouched since `idle_since` with
-        nothing in inbox or outbox. Times are seconds since the epoch. May take several transactions, so that no turn waits
-        for long."""
+        nothing in inbox or outbox. Times are seconds since the epoch. May take several transactions, so that no turn
+        waits for long."""
         ...
 
 

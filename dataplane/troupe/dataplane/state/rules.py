@@ -1,28 +1,34 @@
 """What the scripts of every store decide, from what they found. Pure: one rule for all backends.
 
-A script reads, asks the rule, then writes; a rule that refuses raises, so nothing is half done.
+A script reads, asks the rule, then writes; a rule that refuses raises, so nothing is half done. The order within a
+script is the same everywhere: the fence; whether the number is settled or the attempt has ended; a CANCEL; the rest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from troupe.broker.order import Place, Position
+from troupe.broker.order import Number, Place, Position
+from troupe.chassis.errors import FailedPrecondition
 from troupe.dataplane.state.port import (
+    Attempt,
     CancelRecorded,
     Entry,
     Fenced,
+    Mark,
+    Marked,
     Owner,
     Placed,
     Record,
     TurnCommit,
     VersionConflict,
+    begun,
 )
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.turn_pb2 import Fate
 
 REDRIVABLE = (turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPIRED)
-"""Fates that are kept, with the journal, until the message is redriven."""
+"""Fates that are kept, with the journal, until the message is redriven or its dead letter purged."""
 REDRIVEN = (turn_pb2.FATE_DONE, turn_pb2.FATE_CANCELLED, *REDRIVABLE)
 """Fates that may take the place of those. Any other is first or not at all: a SKIP never hides how a message ended."""
 BINDING = (agent_pb2.VERB_ANSWER_APPLIED, agent_pb2.VERB_ANSWER_PENDING)
@@ -47,74 +53,135 @@ class Found:
     """Of the session."""
 
 
-def raises_fence(owner: Owner, record: tuple[int, str]) -> bool:
-    """Whether the fence record, (epoch, instance), must become the owner's. Raises Fenced."""
+def raises_fence(owner: Owner, record: tuple[int, str], turn: Entry | None = None) -> bool:
+    """Whether the fence record, (epoch, instance), must become the owner's. `turn`: of a turn's write, what waits under
+    its number; under the owner's mark it is let through, and the record stays. Raises Fenced."""
     epoch, instance = record
     if owner.epoch < epoch or (owner.epoch == epoch and owner.instance != instance):
-        raise Fenced(owner.shard, epoch)
+        if turn is None or turn.running != owner.mark:
+            raise Fenced(owner.shard, epoch)
+        return False
     return owner.epoch > epoch
 
 
+def has_ended(waits: Entry | None, attempts: int) -> bool:
+    """Whether the attempt with which `attempts` have begun has ended, its number not being settled. `waits`: what
+    stands in the inbox under the number; on the fast path nothing does."""
+    if waits is None or waits.attempts < attempts:
+        return False
+    return waits.attempts > attempts or not (waits.starts or waits.running)
+
+
 def place(
-    entry: Entry, position: Position, *, waits: bool, known: bool, tombstone: bytes | None
+    entry: Entry,
+    position: Position,
+    *,
+    waits: bool,
+    live: bool,
+    fate: Fate.ValueType | None,
+    tombstone: bytes | None,
 ) -> tuple[Placed, Record | None]:
-    """What `put` comes to, and the record that it leaves. `waits`: its number stands in the inbox; `known`: its message
-    waits or has a record; `tombstone`: the status of a CANCEL that came first, of a message without a journal."""
+    """What `put` comes to, and the record that it leaves. `waits`: its number stands in the inbox; `live`: its message
+    does, and not as a SKIP; `fate`: of its record; `tombstone`: the status of a CANCEL that came first, of a message
+    without a journal."""
     if position.place(entry.number.sequence) is Place.SETTLED:
         return Placed.SETTLED, None
     if waits:
         return Placed.PRESENT, None
-    if entry.skip or (known and not entry.running):
+    if entry.skip:
         return Placed.SKIPPED, None
-    if tombstone is not None and not entry.running:
+    if entry.running:
+        return Placed.NEW, None
+    if live or is_copy(entry, fate):
+        return Placed.SKIPPED, None
+    if tombstone is not None:
         return Placed.SKIPPED, Record(turn_pb2.FATE_CANCELLED, tombstone, entry.digest)
     return Placed.NEW, None
 
 
-def may_keep(message_id: str, fate: Fate.ValueType | None, *, cancelled: bool, starts: bool) -> bool:
-    """Whether steps may be added to the journal of a message that has `fate`: to a settled one only a late write comes.
-    Raises CancelRecorded when something `starts`; the result of what started before is never refused."""
-    if starts:
-        _refuse_cancelled(message_id, fate, cancelled)
-    return not is_final(fate)
+def is_copy(entry: Entry, fate: Fate.ValueType | None) -> bool:
+    """Whether a message that waits nowhere has had its end. A redriven one is the next try of what ended DEAD or
+    EXPIRED; where there is no such record any more, it was redriven before, or its dead letter purged."""
+    return fate not in REDRIVABLE if entry.redriven else fate is not None
+
+
+def marks(entry: Entry, waits: Entry) -> bool:
+    """Whether `put` writes the mark of `entry` to what waits under its number: it runs under it."""
+    return (
+        entry.running is not None
+        and waits.running is None
+        and not waits.skip
+        and waits.message_id == entry.message_id
+        and not has_ended(waits, entry.attempts)
+    )
+
+
+def started(owner: Owner, entry: Entry, waits: Entry | None) -> Entry:
+    """What waits, after `begin` with the caller's `entry`: as it is when that start was counted already. Raises
+    KeyError, Marked."""
+    if waits is None:
+        raise KeyError(entry.number)
+    if waits.running is not None and waits.running != owner.mark:
+        raise marked(waits.message_id, waits.running)
+    if waits.attempts > entry.attempts:
+        return waits
+    counted = begun(entry)
+    return replace(waits, starts=counted.starts, attempts=counted.attempts, running=None)
+
+
+def taken_over(waits: Entry | None, mark: Mark) -> Entry | None:
+    """What waits, after `take_over`, at the inbox's head; None when it does not wait under `mark`."""
+    if waits is None or waits.running != mark:
+        return None
+    # A turn that began on the fast path was not counted when it started; one from the inbox was.
+    return replace(waits, running=None, starts=max(1, waits.starts))
+
+
+def may_keep(attempt: Attempt, found: Found, *, starts: bool) -> bool:
+    """Whether steps may be added to the journal: after the end only late writes come. Raises CancelRecorded and
+    VersionConflict when something `starts`; the result of what started before is never refused."""
+    over = _is_over(found, attempt.number, attempt.index + 1)
+    if starts and not over:
+        _refuse_cancelled(attempt.message_id, found)
+    if starts and (over or is_final(found.fate)):
+        raise attempt_ended(attempt)
+    return not over and not is_final(found.fate)
 
 
 def puts_back(failed: Entry, found: Found) -> bool:
     """Whether `retry` changes anything. Raises CancelRecorded."""
-    if found.position.place(failed.number.sequence) is Place.SETTLED:
+    if _is_over(found, failed.number, failed.attempts):
         return False
-    _refuse_cancelled(failed.message_id, found.fate, found.cancelled)
-    waits = found.waits
-    # More attempts than `failed` knows of: it is a late write of one that has ended.
-    return waits is None or not (waits.skip or waits.attempts > failed.attempts or waits == failed)
+    _refuse_cancelled(failed.message_id, found)
+    return found.waits is None or not found.waits.skip
 
 
 def settled(commit: TurnCommit, found: Found) -> Position | None:
-    """The position of the number's stream after `commit`; None when the number is settled and nothing may change.
-    Raises CancelRecorded, VersionConflict, ValueError."""
-    if found.position.place(commit.number.sequence) is Place.SETTLED:
+    """The position of the number's stream after `commit`; None when nothing may change: the number is settled, or the
+    attempt has ended. Raises CancelRecorded, VersionConflict, ValueError."""
+    if _is_over(found, commit.number, commit.attempt + 1):
         return None
     position = found.position.settle(commit.number.sequence)
     if commit.record is None:
         if found.fate is None and found.waits is not None and not found.waits.skip:
-            raise VersionConflict(
-                "MESSAGE_WAITS",
-                f"message {commit.message_id} waits and was never settled: it is no copy; load it again",
-            )
+            raise message_waits(commit)
         return position
     if commit.record.fate != turn_pb2.FATE_CANCELLED:
-        _refuse_cancelled(commit.message_id, found.fate, found.cancelled)
+        _refuse_cancelled(commit.message_id, found)
     if commit.record.fate == turn_pb2.FATE_DONE:
         if is_final(found.fate):
-            raise VersionConflict(
-                "MESSAGE_SETTLED", f"message {commit.message_id} was settled under another number; load it again"
-            )
+            raise message_settled(commit)
         if commit.version != found.version:
-            raise VersionConflict(
-                "VERSION_CONFLICT",
-                f"{commit.key} is at version {found.version}, not {commit.version}; load it, run the turn again",
-            )
+            raise version_conflict(commit, found.version)
     return position
+
+
+def passed_over(position: Position, number: Number, count: int, *, waits: bool) -> Position | None:
+    """The position of the stream after `pass_over`; None when nothing may change. `waits`: one of the run stands in the
+    inbox."""
+    if count < 1 or waits or number.sequence != position.settled + 1:
+        return None
+    return position.pass_over(count)
 
 
 def cancel_answer(
@@ -140,6 +207,58 @@ def replaces(old: Fate.ValueType | None, new: Fate.ValueType) -> bool:
     return old is None or (old in REDRIVABLE and new in REDRIVEN)
 
 
-def _refuse_cancelled(message_id: str, fate: Fate.ValueType | None, cancelled: bool) -> None:
-    if cancelled or fate == turn_pb2.FATE_CANCELLED:
-        raise CancelRecorded("CANCELLED", f"a CANCEL was recorded for message {message_id}; settle it as CANCELLED")
+def is_purged(fate: Fate.ValueType | None, *, live: bool) -> bool:
+    """Whether `purge` changes anything: the message ended as a dead letter, and waits nowhere but as a SKIP."""
+    return fate in REDRIVABLE and not live
+
+
+def shards_changed(declared: int, shards: int) -> FailedPrecondition:
+    return FailedPrecondition(
+        "SHARDS_CHANGED",
+        f"the state store was made for {declared} shards, not {shards}; a fleet keeps the number that it began with",
+    )
+
+
+def marked(message_id: str, mark: Mark) -> Marked:
+    return Marked(
+        "MARKED",
+        f"message {message_id} may still run on {mark.instance} under epoch {mark.epoch}; take it over first",
+    )
+
+
+def cancel_recorded(message_id: str) -> CancelRecorded:
+    return CancelRecorded("CANCELLED", f"a CANCEL was recorded for message {message_id}; settle it as CANCELLED")
+
+
+def attempt_ended(attempt: Attempt) -> VersionConflict:
+    return VersionConflict(
+        "ATTEMPT_ENDED", f"attempt {attempt.index} at message {attempt.message_id} has ended: it may start nothing"
+    )
+
+
+def message_waits(commit: TurnCommit) -> VersionConflict:
+    return VersionConflict(
+        "MESSAGE_WAITS", f"message {commit.message_id} waits and was never settled: it is no copy; load it again"
+    )
+
+
+def message_settled(commit: TurnCommit) -> VersionConflict:
+    return VersionConflict(
+        "MESSAGE_SETTLED", f"message {commit.message_id} was settled under another number; load it again"
+    )
+
+
+def version_conflict(commit: TurnCommit, version: int) -> VersionConflict:
+    return VersionConflict(
+        "VERSION_CONFLICT",
+        f"{commit.key} is at version {version}, not {commit.version}; load it, run the turn again",
+    )
+
+
+def _is_over(found: Found, number: Number, attempts: int) -> bool:
+    return found.position.place(number.sequence) is Place.SETTLED or has_ended(found.waits, attempts)
+
+
+def _refuse_cancelled(message_id: str, found: Found) -> None:
+    if found.cancelled or found.fate == turn_pb2.FATE_CANCELLED:
+        raise cancel_recorded(message_id)

@@ -14,18 +14,20 @@ from troupe.dataplane.state import sqlite_rows as rows
 from troupe.dataplane.state import sqlite_tables as tables
 from troupe.dataplane.state.port import (
     RECORD_KEPT,
+    Attempt,
+    Backlog,
     Begun,
     Entry,
     Loaded,
+    Mark,
     Owner,
     Placed,
     Record,
     SessionSummary,
     TurnCommit,
-    begun,
 )
 from troupe.dataplane.state.sqlite_rows import MESSAGE, NUMBER
-from troupe.dataplane.state.sqlite_tables import BINDING, REDRIVABLE, SCHEMA, SUMMARY
+from troupe.dataplane.state.sqlite_tables import BINDING, SCHEMA, SUMMARY
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 
@@ -46,11 +48,20 @@ class SqliteStateStore:
         async with Database.opened(path, SCHEMA) as database:
             yield SqliteStateStore(database)
 
+    async def declare(self, shards: int) -> None:
+        def script(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR IGNORE INTO fleet (shards, fleet) VALUES (?, 0)", (shards,))
+            (declared,) = db.execute("SELECT shards FROM fleet").fetchone()
+            if declared != shards:
+                raise rules.shards_changed(declared, shards)
+
+        await self._database.write(script)
+
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
         def script(db: sqlite3.Connection) -> list[SessionKey]:
             rows.admit(db, owner)
-            waiting = db.execute("SELECT DISTINCT path FROM inbox WHERE shard = ?", (owner.shard,))
-            return [SessionKey.parse(path) for (path,) in waiting]
+            due = db.execute(_DUE, (owner.shard, owner.shard))
+            return [SessionKey.parse(path) for (path,) in due]
 
         return await self._database.write(script)
 
@@ -68,7 +79,7 @@ class SqliteStateStore:
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
         def script(db: sqlite3.Connection) -> Placed:
             rows.admit(db, owner)
-            settled, gaps, waits, known, tombstone = db.execute(
+            settled, gaps, there, live, fate, tombstone = db.execute(
                 _PLACE,
                 {
                     "path": key.path,
@@ -77,12 +88,20 @@ class SqliteStateStore:
                     "message_id": entry.message_id,
                 },
             ).fetchone()
+            waits = rows.waits(db, key, entry.number) if there else None
             placed, record = rules.place(
-                entry, tables.position(settled, gaps), waits=bool(waits), known=bool(known), tombstone=tombstone
+                entry,
+                tables.position(settled, gaps),
+                waits=waits is not None,
+                live=bool(live),
+                fate=fate,
+                tombstone=tombstone,
             )
             if placed in (Placed.NEW, Placed.SKIPPED):
                 placing = replace(entry, skip=placed is Placed.SKIPPED)
-                rows.insert(db, owner.shard, key, placing, envelope, at_head=entry.running)
+                rows.insert(db, owner.shard, key, placing, envelope, at_head=entry.running is not None)
+            elif waits is not None and rules.marks(entry, waits):
+                rows.rewrite(db, key, replace(waits, running=entry.running))
             if record is not None:
                 rows.settle(db, key, entry.message_id, record, entry.placed)
             return placed
@@ -92,58 +111,67 @@ class SqliteStateStore:
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
         def script(db: sqlite3.Connection) -> Begun:
             rows.admit(db, owner)
-            number, started = (key.path, entry.number.stream, entry.number.sequence), begun(entry)
-            row = db.execute(f"SELECT envelope FROM inbox WHERE {NUMBER}", number).fetchone()
-            if row is None:
-                raise KeyError(entry.number)
-            db.execute(
-                f"UPDATE inbox SET starts = ?, attempts = ?, running = ? WHERE {NUMBER} AND attempts <= ?",
-                (started.starts, started.attempts, started.running, *number, entry.attempts),
+            waits = rows.waits(db, key, entry.number)
+            started = rules.started(owner, entry, waits)
+            if started != waits:
+                rows.rewrite(db, key, started)
+            journal = db.execute(
+                f"SELECT step, content FROM journal WHERE {MESSAGE} AND digest = ?",
+                (key.path, started.message_id, started.digest),
             )
-            journal = db.execute(f"SELECT step, content FROM journal WHERE {MESSAGE}", (key.path, entry.message_id))
-            return Begun(row[0], dict(journal.fetchall()))
+            return Begun(rows.envelope(db, key, entry.number), dict(journal.fetchall()))
+
+        return await self._database.write(script)
+
+    async def take_over(self, owner: Owner, key: SessionKey, number: Number, mark: Mark) -> bool:
+        def script(db: sqlite3.Connection) -> bool:
+            rows.admit(db, owner)
+            taken = rules.taken_over(rows.waits(db, key, number), mark)
+            if taken is not None:
+                rows.rewrite(db, key, taken, at_head=True)
+            return taken is not None
 
         return await self._database.write(script)
 
     async def journal(
-        self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
+        self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
         def script(db: sqlite3.Connection) -> None:
-            rows.admit(db, owner)
-            fate, cancelled = db.execute(_JOURNALED, {"path": key.path, "message_id": message_id}).fetchone()
-            if rules.may_keep(message_id, fate, cancelled=bool(cancelled), starts=starts):
+            found = rows.found(db, key, attempt.number, attempt.message_id)
+            rows.admit(db, owner, found.waits)
+            if rules.may_keep(attempt, found, starts=starts):
                 db.executemany(
-                    "INSERT OR IGNORE INTO journal (path, message_id, step, content) VALUES (?, ?, ?, ?)",
-                    [(key.path, message_id, step, content) for step, content in steps.items()],
+                    "INSERT OR IGNORE INTO journal (path, message_id, digest, step, content) VALUES (?, ?, ?, ?, ?)",
+                    [(key.path, attempt.message_id, attempt.digest, *kept) for kept in steps.items()],
                 )
 
         await self._database.write(script)
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
         def script(db: sqlite3.Connection) -> None:
-            rows.admit(db, owner)
             found = rows.found(db, key, entry.number, entry.message_id)
+            rows.admit(db, owner, found.waits)
             if not rules.puts_back(entry, found):
                 return
             body = envelope
             if found.waits is not None:
-                number = (key.path, entry.number.stream, entry.number.sequence)
-                (body,) = db.execute(f"DELETE FROM inbox WHERE {NUMBER} RETURNING envelope", number).fetchone()
-            rows.insert(db, owner.shard, key, entry, body, at_head=True)
+                body = rows.envelope(db, key, entry.number)
+                rows.remove(db, owner.shard, key, entry.number)
+            rows.insert(db, owner.shard, key, replace(entry, running=None), body, at_head=True)
 
         await self._database.write(script)
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
         def script(db: sqlite3.Connection) -> int:
             key, number, record = commit.key, commit.number, commit.record
-            rows.admit(db, owner)
             found = rows.found(db, key, number, commit.message_id)
+            rows.admit(db, owner, found.waits)
             position = rules.settled(commit, found)
             if position is None:
                 return found.version
             rows.save_position(db, key, number.stream, position, commit.now)
             if found.waits is not None:
-                db.execute(f"DELETE FROM inbox WHERE {NUMBER}", (key.path, number.stream, number.sequence))
+                rows.remove(db, owner.shard, key, number)
             if record is not None:
                 rows.settle(db, key, commit.message_id, record, commit.now)
             if record is None or record.fate != turn_pb2.FATE_DONE:
@@ -153,16 +181,49 @@ class SqliteStateStore:
 
         return await self._database.write(script)
 
-    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
+    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, count: int, now: float) -> bool:
         def script(db: sqlite3.Connection) -> bool:
             rows.admit(db, owner)
-            found = rows.found(db, key, number, message_id="")
-            if number.sequence != found.position.settled + 1 or found.waits is not None:
-                return False
-            rows.save_position(db, key, number.stream, found.position.pass_over(), now)
-            return True
+            settled, gaps, waits = db.execute(
+                _RUN,
+                {
+                    "path": key.path,
+                    "stream": number.stream,
+                    "first": number.sequence,
+                    "last": number.sequence + count - 1,
+                },
+            ).fetchone()
+            position = rules.passed_over(tables.position(settled, gaps), number, count, waits=bool(waits))
+            if position is not None:
+                rows.save_position(db, key, number.stream, position, now)
+            return position is not None
 
         return await self._database.write(script)
+
+    async def strike(self, owner: Owner, key: SessionKey, numbers: Sequence[Number]) -> None:
+        def script(db: sqlite3.Connection) -> None:
+            rows.admit(db, owner)
+            db.executemany(
+                f"DELETE FROM outbox WHERE {NUMBER}", [(key.path, each.stream, each.sequence) for each in numbers]
+            )
+
+        await self._database.write(script)
+
+    async def backlog(self, shard: int) -> Backlog:
+        return await self._counted("SELECT messages, bytes FROM backlog WHERE shard = ?", shard)
+
+    async def session_backlog(self, key: SessionKey) -> Backlog:
+        return await self._counted(_SESSION_BACKLOG, key.path)
+
+    async def purge(self, key: SessionKey, message_id: str) -> None:
+        def script(db: sqlite3.Connection) -> None:
+            name = (key.path, message_id)
+            fate = db.execute(f"SELECT fate FROM record WHERE {MESSAGE}", name).fetchone()
+            if rules.is_purged(fate and fate[0], live=bool(rows.waiting(db, key, message_id))):
+                db.execute(f"UPDATE record SET stays = 0 WHERE {MESSAGE}", name)
+                db.execute(f"DELETE FROM journal WHERE {MESSAGE}", name)
+
+        await self._database.write(script)
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         row = await self._database.read(
@@ -237,6 +298,10 @@ class SqliteStateStore:
             await self._repeat(_dropping(outdated, now - RECORD_KEPT))
         await self._repeat(_dropping_sessions(idle_since))
 
+    async def _counted(self, query: str, name: int | str) -> Backlog:
+        row = await self._database.read(lambda db: db.execute(query, (name,)).fetchone())
+        return Backlog(*(row or (0, 0)))
+
     async def _repeat(self, drop: Callable[[sqlite3.Connection], int]) -> None:
         while await self._database.write(drop) > 0:
             pass
@@ -249,8 +314,9 @@ def _dropping(outdated: str, before: float) -> Callable[[sqlite3.Connection], in
 def _dropping_sessions(idle_since: float) -> Callable[[sqlite3.Connection], int]:
     def drop(db: sqlite3.Connection) -> int:
         idle = db.execute(
-            """SELECT path FROM session WHERE updated < ? AND NOT EXISTS (
-                SELECT 1 FROM inbox WHERE inbox.path = session.path) LIMIT 16""",
+            """SELECT path FROM session WHERE updated < ?
+                AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.path = session.path)
+                AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.path = session.path) LIMIT 16""",
             (idle_since,),
         ).fetchall()
         db.executemany("DELETE FROM session WHERE path = ?", idle)
@@ -266,26 +332,31 @@ def _dropping_sessions(idle_since: float) -> Callable[[sqlite3.Connection], int]
     return drop
 
 
+_SESSION_BACKLOG = """
+    SELECT messages, bytes FROM session_backlog
+    WHERE path = ?1 AND shard = (SELECT shard FROM inbox WHERE path = ?1 LIMIT 1)
+"""
+_DUE = "SELECT path FROM session_backlog WHERE shard = ? UNION SELECT path FROM outbox WHERE shard = ?"
 _PLACE = f"""
     SELECT stream.settled, stream.gaps,
         EXISTS (SELECT 1 FROM inbox WHERE path = :path AND inbox.stream = :stream AND sequence = :sequence),
-        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND message_id = :message_id AND skip = 0)
-            OR EXISTS (SELECT 1 FROM record WHERE path = :path AND message_id = :message_id),
+        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND message_id = :message_id AND skip = 0),
+        (SELECT fate FROM record WHERE path = :path AND message_id = :message_id),
         (SELECT status FROM verb WHERE path = :path AND message_id = :message_id AND answer IN {BINDING}
             AND NOT EXISTS (SELECT 1 FROM journal WHERE path = :path AND message_id = :message_id)
             ORDER BY rowid LIMIT 1)
     FROM (SELECT 1) LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
 """
-_JOURNALED = f"""
-    SELECT (SELECT fate FROM record WHERE path = :path AND message_id = :message_id),
-        EXISTS (SELECT 1 FROM verb WHERE path = :path AND message_id = :message_id AND answer IN {BINDING})
+_RUN = """
+    SELECT stream.settled, stream.gaps,
+        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND stream = :stream AND sequence BETWEEN :first AND :last)
+    FROM (SELECT 1) LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
 """
 _PAGE = f"""
     SELECT {SUMMARY} FROM session WHERE shard = ? AND path >= ? AND path < ? AND path <> ? ORDER BY path LIMIT ?
 """
 _OUTDATED = (
-    f"""DELETE FROM record WHERE rowid IN (
-        SELECT rowid FROM record WHERE settled < ? AND fate NOT IN {REDRIVABLE} LIMIT ?)""",
+    "DELETE FROM record WHERE rowid IN (SELECT rowid FROM record WHERE settled < ? AND stays = 0 LIMIT ?)",
     """DELETE FROM verb WHERE rowid IN (
         SELECT rowid FROM verb WHERE recorded < ? AND NOT EXISTS (
             SELECT 1 FROM inbox WHERE inbox.path = verb.path AND inbox.message_id = verb.message_id AND skip = 0)
@@ -293,4 +364,7 @@ _OUTDATED = (
     """DELETE FROM stream WHERE rowid IN (
         SELECT rowid FROM stream WHERE touched < ? AND NOT EXISTS (
             SELECT 1 FROM inbox WHERE inbox.path = stream.path AND inbox.stream = stream.stream) LIMIT ?)""",
+    """DELETE FROM sent WHERE rowid IN (
+        SELECT rowid FROM sent WHERE at < ? AND NOT EXISTS (
+            SELECT 1 FROM outbox WHERE outbox.path = sent.path AND outbox.stream = sent.stream) LIMIT ?)""",
 )

@@ -6,14 +6,14 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.dataplane.state import rules
 from troupe.dataplane.state import sqlite_tables as tables
-from troupe.dataplane.state.port import RECENT, Entry, Loaded, Owner, Record, TurnCommit
-from troupe.dataplane.state.sqlite_tables import BINDING, ENTRY, REDRIVABLE, REDRIVEN
+from troupe.dataplane.state.port import RECENT, Entry, Loaded, Outgoing, Owner, Record, Sent, TurnCommit
+from troupe.dataplane.state.sqlite_tables import BINDING, ENTRY, REDRIVABLE, REDRIVEN, STAND
 
 
-def admit(db: sqlite3.Connection, owner: Owner) -> None:
-    """Raises Fenced."""
+def admit(db: sqlite3.Connection, owner: Owner, turn: Entry | None = None) -> None:
+    """`turn`: what waits under the number of the turn that writes. Raises Fenced."""
     row = db.execute("SELECT epoch, instance FROM fence WHERE shard = ?", (owner.shard,)).fetchone()
-    if rules.raises_fence(owner, row or rules.UNCLAIMED):
+    if rules.raises_fence(owner, row or rules.UNCLAIMED, turn):
         db.execute(
             "INSERT OR REPLACE INTO fence (shard, epoch, instance) VALUES (?, ?, ?)",
             (owner.shard, owner.epoch, owner.instance),
@@ -43,14 +43,13 @@ def load(db: sqlite3.Connection, path: str) -> Loaded:
     recent = db.execute("SELECT message_id FROM record WHERE path = ? LIMIT ?", (path, RECENT))
     cancelled = db.execute(
         f"""SELECT DISTINCT message_id FROM verb WHERE path = ? AND answer IN {BINDING} AND NOT EXISTS (
-            SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id)""",
+            SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id
+                AND fate NOT IN {REDRIVABLE})""",
         (path,),
     )
-    journaled = db.execute(
-        """SELECT DISTINCT message_id FROM journal WHERE path = ? AND NOT EXISTS (
-            SELECT 1 FROM record WHERE record.path = journal.path AND record.message_id = journal.message_id)""",
-        (path,),
-    )
+    journaled = db.execute("SELECT DISTINCT message_id FROM journal WHERE path = ?", (path,))
+    outbox = db.execute("SELECT target, stream, sequence, envelope FROM outbox WHERE path = ? ORDER BY place", (path,))
+    sent = db.execute("SELECT target, stream, sequence, at FROM sent WHERE path = ?", (path,))
     return Loaded(
         version=version,
         state=state,
@@ -60,6 +59,8 @@ def load(db: sqlite3.Connection, path: str) -> Loaded:
         recent=[message_id for (message_id,) in recent],
         cancelled=[message_id for (message_id,) in cancelled],
         journaled=frozenset(message_id for (message_id,) in journaled),
+        outbox=[Outgoing(target, Number(stream, last), envelope) for target, stream, last, envelope in outbox],
+        sent={target: Sent(Number(stream, last), at) for target, stream, last, at in sent},
     )
 
 
@@ -69,15 +70,63 @@ def waiting(db: sqlite3.Connection, key: SessionKey, message_id: str) -> list[En
     return [tables.entry(row) for row in rows]
 
 
+def waits(db: sqlite3.Connection, key: SessionKey, number: Number) -> Entry | None:
+    """What stands in the inbox under the number."""
+    name = (key.path, number.stream, number.sequence)
+    row = db.execute(f"SELECT {ENTRY} FROM inbox WHERE {NUMBER}", name).fetchone()
+    return None if row is None else tables.entry(row)
+
+
+def envelope(db: sqlite3.Connection, key: SessionKey, number: Number) -> bytes:
+    """Of what stands in the inbox under the number."""
+    name = (key.path, number.stream, number.sequence)
+    return db.execute(f"SELECT envelope FROM inbox WHERE {NUMBER}", name).fetchone()[0]  # type: ignore[no-any-return]
+
+
 def insert(
     db: sqlite3.Connection, shard: int, key: SessionKey, entry: Entry, envelope: bytes, *, at_head: bool
 ) -> None:
     """Place an entry whose number does not wait."""
-    place = "min(place), 0) - 1" if at_head else "max(place), 0) + 1"
+    place = _HEAD if at_head else "max(place), 0) + 1"
     db.execute(
         f"""INSERT INTO inbox (path, shard, envelope, place, {ENTRY})
-            VALUES (?, ?, ?, (SELECT coalesce({place} FROM inbox WHERE path = ?), {", ".join("?" * 12)})""",
+            VALUES (?, ?, ?, (SELECT coalesce({place} FROM inbox WHERE path = ?), {_values(ENTRY)})""",
         (key.path, shard, envelope, key.path, *tables.row(entry)),
+    )
+    size = len(envelope)
+    db.execute(
+        """INSERT INTO session_backlog (shard, path, messages, bytes) VALUES (?, ?, 1, ?)
+            ON CONFLICT (shard, path) DO UPDATE SET messages = messages + 1, bytes = bytes + excluded.bytes""",
+        (shard, key.path, size),
+    )
+    db.execute(
+        """INSERT INTO backlog (shard, messages, bytes) VALUES (?, 1, ?)
+            ON CONFLICT (shard) DO UPDATE SET messages = messages + 1, bytes = bytes + excluded.bytes""",
+        (shard, size),
+    )
+
+
+def remove(db: sqlite3.Connection, shard: int, key: SessionKey, number: Number) -> None:
+    """Take out what waits under the number."""
+    (size,) = db.execute(
+        f"DELETE FROM inbox WHERE {NUMBER} RETURNING length(envelope)", (key.path, number.stream, number.sequence)
+    ).fetchone()
+    session = (shard, key.path)
+    if not db.execute("DELETE FROM session_backlog WHERE shard = ? AND path = ? AND messages = 1", session).rowcount:
+        db.execute(
+            "UPDATE session_backlog SET messages = messages - 1, bytes = bytes - ? WHERE shard = ? AND path = ?",
+            (size, *session),
+        )
+    db.execute("UPDATE backlog SET messages = messages - 1, bytes = bytes - ? WHERE shard = ?", (size, shard))
+
+
+def rewrite(db: sqlite3.Connection, key: SessionKey, entry: Entry, *, at_head: bool = False) -> None:
+    """What waits under the entry's number stands like this from now on, with the name and envelope that it has."""
+    place = f"(SELECT coalesce({_HEAD} FROM inbox WHERE path = ?)" if at_head else "place"
+    number = (key.path, entry.number.stream, entry.number.sequence)
+    db.execute(
+        f"UPDATE inbox SET ({STAND}, place) = ({_values(STAND)}, {place}) WHERE {NUMBER}",
+        (*tables.stand(entry), *([key.path] if at_head else []), *number),
     )
 
 
@@ -95,8 +144,9 @@ def settle(db: sqlite3.Connection, key: SessionKey, message_id: str, record: Rec
     """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
     name = (key.path, message_id)
     db.execute(f"UPDATE inbox SET skip = 1 WHERE {MESSAGE} AND skip = 0", name)
-    written = db.execute(_RECORD, (*name, record.fate, record.status, record.digest, now)).rowcount
-    if written and record.fate not in rules.REDRIVABLE:
+    stays = record.fate in rules.REDRIVABLE
+    written = db.execute(_RECORD, (*name, record.fate, record.status, record.digest, now, stays)).rowcount
+    if written and not stays:
         db.execute(f"DELETE FROM journal WHERE {MESSAGE}", name)
 
 
@@ -119,12 +169,27 @@ def save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, version
     )
     if commit.history is not None:
         db.execute("INSERT INTO history (path, version, delta) VALUES (?, ?, ?)", (path, version, commit.history))
+    for message in commit.outbox:
+        stream, sequence = message.number.stream, message.number.sequence
+        db.execute(
+            "INSERT INTO outbox (path, shard, target, stream, sequence, envelope) VALUES (?, ?, ?, ?, ?, ?)",
+            (path, shard, message.target, stream, sequence, message.envelope),
+        )
+        db.execute(
+            "INSERT OR REPLACE INTO sent (path, target, stream, sequence, at) VALUES (?, ?, ?, ?, ?)",
+            (path, message.target, stream, sequence, commit.now),
+        )
+
+
+def _values(columns: str) -> str:
+    return ", ".join("?" for _ in columns.split(", "))
 
 
 NUMBER = "path = ? AND stream = ? AND sequence = ?"
 """The condition for one place in the inbox."""
 MESSAGE = "path = ? AND message_id = ?"
 """The condition for one message."""
+_HEAD = "min(place), 0) - 1"
 _FOUND = f"""
     SELECT stream.settled, stream.gaps, record.fate, session.version,
         EXISTS (SELECT 1 FROM verb WHERE verb.path = :path AND verb.message_id = :message_id AND answer IN {BINDING}),
@@ -136,8 +201,9 @@ _FOUND = f"""
         LEFT JOIN inbox ON inbox.path = :path AND inbox.stream = :stream AND inbox.sequence = :sequence
 """
 _RECORD = f"""
-    INSERT INTO record (path, message_id, fate, status, digest, settled) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO record (path, message_id, fate, status, digest, settled, stays) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (path, message_id) DO UPDATE
-    SET fate = excluded.fate, status = excluded.status, digest = excluded.digest, settled = excluded.settled
+    SET fate = excluded.fate, status = excluded.status, digest = excluded.digest, settled = excluded.settled,
+        stays = excluded.stays
     WHERE fate IN {REDRIVABLE} AND excluded.fate IN {REDRIVEN}
 """

@@ -1,7 +1,8 @@
 """The tables of the SQLite state store, and how rows become values.
 
 Tables are ordinary ones, with a rowid: rows are wide (states, envelopes, answers of models), and SQLite moves what is
-wide in a table WITHOUT ROWID to pages of its own. Measured, that doubled the cost of a commit.
+wide in a table WITHOUT ROWID to pages of its own. Measured, that doubled the cost of a commit. The narrow rows of
+counters are the exception.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.chassis.sqlite import Schema
 from troupe.dataplane.state import rules
-from troupe.dataplane.state.port import Entry, SessionSummary
+from troupe.dataplane.state.port import Entry, Mark, SessionSummary
 
 
 def in_(values: tuple[int, ...]) -> str:
@@ -22,8 +23,9 @@ REDRIVABLE, REDRIVEN, BINDING = in_(rules.REDRIVABLE), in_(rules.REDRIVEN), in_(
 
 SCHEMA = Schema(
     "state",
-    1,
+    2,
     (
+        "CREATE TABLE fleet (fleet INTEGER PRIMARY KEY, shards INTEGER NOT NULL)",
         "CREATE TABLE fence (shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, instance TEXT NOT NULL)",
         """CREATE TABLE session (
             path TEXT PRIMARY KEY, shard INTEGER NOT NULL, version INTEGER NOT NULL, turns INTEGER NOT NULL,
@@ -43,31 +45,48 @@ SCHEMA = Schema(
             path TEXT NOT NULL, stream TEXT NOT NULL, sequence INTEGER NOT NULL, shard INTEGER NOT NULL,
             place INTEGER NOT NULL, message_id TEXT NOT NULL, digest BLOB NOT NULL, placed REAL NOT NULL,
             skip INTEGER NOT NULL, attempts INTEGER NOT NULL, failures INTEGER NOT NULL, starts INTEGER NOT NULL,
-            not_before REAL NOT NULL, first_failed REAL NOT NULL, running INTEGER NOT NULL, envelope BLOB NOT NULL,
-            PRIMARY KEY (path, stream, sequence)
+            not_before REAL NOT NULL, first_failed REAL NOT NULL, redriven INTEGER NOT NULL, mark_epoch INTEGER,
+            mark_instance TEXT, envelope BLOB NOT NULL, PRIMARY KEY (path, stream, sequence)
         )""",
         "CREATE INDEX inbox_by_place ON inbox (path, place)",
         "CREATE INDEX inbox_by_message ON inbox (path, message_id)",
-        "CREATE INDEX inbox_by_shard ON inbox (shard, path)",
+        # What waits in the inbox of a session, of a shard: counted as it comes and goes. Where nothing waits is no row.
+        """CREATE TABLE session_backlog (
+            shard INTEGER NOT NULL, path TEXT NOT NULL, messages INTEGER NOT NULL, bytes INTEGER NOT NULL,
+            PRIMARY KEY (shard, path)
+        ) WITHOUT ROWID""",
+        "CREATE TABLE backlog (shard INTEGER PRIMARY KEY, messages INTEGER NOT NULL, bytes INTEGER NOT NULL)",
         """CREATE TABLE record (
             path TEXT NOT NULL, message_id TEXT NOT NULL, fate INTEGER NOT NULL, status BLOB NOT NULL,
-            digest BLOB NOT NULL, settled REAL NOT NULL, PRIMARY KEY (path, message_id)
+            digest BLOB NOT NULL, settled REAL NOT NULL, stays INTEGER NOT NULL, PRIMARY KEY (path, message_id)
         )""",
-        f"CREATE INDEX record_by_age ON record (settled) WHERE fate NOT IN {REDRIVABLE}",
+        "CREATE INDEX record_by_age ON record (settled) WHERE stays = 0",
         """CREATE TABLE journal (
-            path TEXT NOT NULL, message_id TEXT NOT NULL, step TEXT NOT NULL, content BLOB NOT NULL,
-            PRIMARY KEY (path, message_id, step)
+            path TEXT NOT NULL, message_id TEXT NOT NULL, digest BLOB NOT NULL, step TEXT NOT NULL,
+            content BLOB NOT NULL, PRIMARY KEY (path, message_id, digest, step)
         )""",
         """CREATE TABLE verb (
             path TEXT NOT NULL, message_id TEXT NOT NULL, verb_id TEXT NOT NULL, answer INTEGER NOT NULL,
             status BLOB NOT NULL, recorded REAL NOT NULL, PRIMARY KEY (path, message_id, verb_id)
         )""",
         "CREATE INDEX verb_by_age ON verb (recorded)",
+        """CREATE TABLE outbox (
+            place INTEGER PRIMARY KEY, path TEXT NOT NULL, stream TEXT NOT NULL, sequence INTEGER NOT NULL,
+            shard INTEGER NOT NULL, target TEXT NOT NULL, envelope BLOB NOT NULL, UNIQUE (path, stream, sequence)
+        )""",
+        "CREATE INDEX outbox_by_shard ON outbox (shard, path)",
+        """CREATE TABLE sent (
+            path TEXT NOT NULL, target TEXT NOT NULL, stream TEXT NOT NULL, sequence INTEGER NOT NULL,
+            at REAL NOT NULL, PRIMARY KEY (path, target)
+        )""",
+        "CREATE INDEX sent_by_age ON sent (at)",
     ),
 )
-ENTRY = (
-    "stream, sequence, message_id, digest, placed, skip, attempts, failures, starts, not_before, first_failed, running"
-)
+NAME = "stream, sequence, message_id, digest, placed, redriven"
+"""The columns of an entry that stay as they are while it waits."""
+STAND = "skip, attempts, failures, starts, not_before, first_failed, mark_epoch, mark_instance"
+"""Those that change."""
+ENTRY = f"{NAME}, {STAND}"
 """The columns of `entry`."""
 SUMMARY = """
     path, version, turns, (SELECT count(*) FROM inbox WHERE inbox.path = session.path AND skip = 0), usage, created,
@@ -87,7 +106,8 @@ def gaps(position: Position) -> str:
 
 
 def entry(row: Any) -> Entry:
-    stream, sequence, message_id, digest, placed, skip, attempts, failures, starts, not_before, first_failed, run = row
+    stream, sequence, message_id, digest, placed, redriven, *stood, mark_epoch, mark_instance = row
+    skip, attempts, failures, starts, not_before, first_failed = stood
     return Entry(
         Number(stream, sequence),
         message_id,
@@ -99,7 +119,8 @@ def entry(row: Any) -> Entry:
         starts,
         not_before,
         first_failed,
-        bool(run),
+        None if mark_epoch is None else Mark(mark_epoch, mark_instance),
+        bool(redriven),
     )
 
 
@@ -111,13 +132,23 @@ def row(entry: Entry) -> tuple[object, ...]:
         entry.message_id,
         entry.digest,
         entry.placed,
+        entry.redriven,
+        *stand(entry),
+    )
+
+
+def stand(entry: Entry) -> tuple[object, ...]:
+    """The columns STAND of an entry."""
+    mark = entry.running
+    return (
         entry.skip,
         entry.attempts,
         entry.failures,
         entry.starts,
         entry.not_before,
         entry.first_failed,
-        entry.running,
+        mark and mark.epoch,
+        mark and mark.instance,
     )
 
 
