@@ -1,12 +1,58 @@
 """What several contract suites run over."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support import redis_server
+from support.brokers import BACKENDS, Backend, Opened
 from support.hosting import Backends
+from support.state_stores import STORES, opening
+
+from troupe.chassis.ids import uuid7
+from troupe.dataplane.state.port import StateStore
+
+ON_SERVERS = ("test_turns_recovery", "test_turns_faults")
+"""Suites of turns that also run on RabbitMQ and Redis: those in which workers die between two steps."""
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backends" in metafunc.fixturenames:
+        suite = metafunc.module.__name__.rpartition(".")[2]
+        kinds = ["memory", "sqlite", *(["servers"] if suite in ON_SERVERS else [])]
+        metafunc.parametrize("backends", kinds, indirect=True)
+
+
+@pytest.fixture
 def backends(request: pytest.FixtureRequest, tmp_path: Path) -> Backends:
-    """Mailboxes and state, in memory or in files."""
-    return Backends(tmp_path if request.param == "sqlite" else None)
+    """Mailboxes and state, in memory, in files, or on RabbitMQ and Redis."""
+    match request.param:
+        case "memory":
+            return Backends()
+        case "sqlite":
+            return Backends(f"sqlite:///{tmp_path}/broker.db", f"sqlite:///{tmp_path}/state.db")
+        case _:
+            return Backends(request.getfixturevalue("amqp_url"), redis_server.shared().url(uuid7()))
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
+    """An empty session store, of each backend."""
+    async with opening(request.param, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=BACKENDS)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
+    """Opens a broker; where it is durable, the same one each time."""
+    return _opened(BACKENDS[request.param], request, tmp_path)
+
+
+@pytest.fixture(params=[name for name, backend in BACKENDS.items() if backend.durable])
+def reopened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
+    """As `opened`, durable backends only."""
+    return _opened(BACKENDS[request.param], request, tmp_path)
+
+
+def _opened(backend: Backend, request: pytest.FixtureRequest, directory: Path) -> Opened:
+    return Opened(backend, directory, request.getfixturevalue(backend.server) if backend.server else "")

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from support.brokers import letters
 from support.hosting import Backends, Scripted, key, until
 
 from troupe.broker.retry import RetryPolicy
@@ -27,7 +28,7 @@ async def test_a_running_turn_is_stopped_at_once(backends: Backends) -> None:
         assert (status.fate, status.attempts) == (turn_pb2.FATE_CANCELLED, 1)
         assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
         assert await worker.state() == "next;"
-        assert await worker.real_broker.dead_letters(1) == []
+        assert await letters(worker.real_broker) == []
 
 
 async def test_no_further_step_starts_after_it(backends: Backends) -> None:

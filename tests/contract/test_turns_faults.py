@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from support.brokers import letters
 from support.hosting import Backends, Scripted, key, until
 
-from troupe.broker.port import MailboxFull
 from troupe.chassis.errors import NotFound, ResourceExhausted, Unavailable
 from troupe.dataplane.actors import actor as actor_module
+from troupe.dataplane.admission import Limits
 from troupe.v1 import turn_pb2
 
 AWAY = Unavailable("STORE_UNAVAILABLE", "the disk is full")
@@ -53,17 +54,7 @@ async def test_a_broker_that_is_away_when_a_letter_is_to_be_kept(backends: Backe
     async with backends.worker(script) as worker:
         worker.broker_line.before["dead_letter"] = failing(AWAY, 2)
         assert (await worker.ask("broken")).fate == turn_pb2.FATE_DEAD
-        assert len(await worker.real_broker.dead_letters(9)) == 1
-
-
-@pytest.mark.parametrize("error", [AWAY, MailboxFull.of("q", 1), NotFound("MAILBOX_UNKNOWN", "none")])
-async def test_a_publish_that_fails_leaves_no_gap(backends: Backends, error: Exception) -> None:
-    async with backends.worker(Scripted()) as worker:
-        worker.broker_line.before["publish"] = failing(error)
-        with pytest.raises(type(error)):
-            await worker.send("lost")
-        async with asyncio.timeout(5):
-            assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+        assert len(await letters(worker.real_broker)) == 1
 
 
 @pytest.mark.parametrize("call", ["commit", "put", "begin", "claim"])
@@ -139,7 +130,7 @@ class TestMemory:
     async def test_a_full_inbox_refuses_and_the_session_goes_on(self, backends: Backends) -> None:
         script = Scripted()
         slow = script.gate("slow")
-        async with backends.worker(script, max_session_inbox=3) as worker:
+        async with backends.worker(script, limits=Limits(session_messages=3)) as worker:
             await worker.send("slow")
             await slow.entered.wait()
             with pytest.raises(ResourceExhausted) as full:

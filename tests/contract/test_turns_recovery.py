@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from support.brokers import letters
 from support.hosting import Backends, Scripted, Worker, key, until
 
 from troupe.broker.retry import RetryPolicy
-from troupe.chassis.errors import Unavailable
+from troupe.chassis.errors import FailedPrecondition, Unavailable
 from troupe.chassis.wire import duration
 from troupe.dataplane.actors import runner
 from troupe.dataplane.actors.behaviour import TurnContext
@@ -77,7 +78,7 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_innocents_run(bac
     kills = 0
     async with backends.worker(script) as worker:
         await worker.send("poison", "bad", "poison")
-        for number in range(20):
+        for number in range(64):
             await worker.send("hello", f"good-{number}", f"m{number}")
         await poison.entered.wait()
         await worker.kill()
@@ -90,9 +91,9 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_innocents_run(bac
             entered.cancel()
             if ended in done:
                 status = await ended
-                for number in range(20):
+                for number in range(64):
                     assert (await worker.end_of(f"m{number}", f"good-{number}")).fate == turn_pb2.FATE_DONE
-                (letter,) = await worker.real_broker.dead_letters(9)
+                (letter,) = await letters(worker.real_broker)
                 break
             ended.cancel()
             kills += 1
@@ -101,6 +102,67 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_innocents_run(bac
     assert (status.fate, status.error.reason) == (turn_pb2.FATE_DEAD, "WORKER_KILLED")
     assert kills == 3
     assert (letter.reason, letter.attempts) == ("WORKER_KILLED", 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "when", "call"),
+    [
+        ("broker", "before", "dead_letter"),
+        ("broker", "after", "dead_letter"),
+        ("store", "before", "commit"),
+        ("store", "after", "commit"),
+    ],
+)
+async def test_a_death_between_letter_record_and_ack_loses_nothing(
+    backends: Backends, line: str, when: str, call: str
+) -> None:
+    script = Scripted()
+    script.fails("broken", FailedPrecondition("BROKEN", "never works"))
+    async with backends.worker(script) as worker:
+        reached = asyncio.Event()
+
+        async def cut(*_: object) -> None:
+            worker.broker_line.cut = worker.store_line.cut = True
+            reached.set()
+
+        where = worker.broker_line if line == "broker" else worker.store_line
+        (where.before if when == "before" else where.after)[call] = cut
+        await worker.send("broken", message_id="m")
+        async with asyncio.timeout(5):
+            await reached.wait()
+        await worker.kill()
+    async with backends.worker(script) as worker:
+        assert (await worker.end_of("m")).fate == turn_pb2.FATE_DEAD
+        assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+        found = await letters(worker.real_broker)
+        assert {letter.message_id for letter in found} == {"m"}
+        assert len(found) == (2 if (call, when) in (("dead_letter", "after"), ("commit", "before")) else 1)
+        assert (await worker.real_broker.depth("troupe.v1.mailbox.0")).messages == 0
+        assert await worker.state() == "next;"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_death_between_inbox_and_ack_loses_nothing_and_repeats_nothing(backends: Backends, when: str) -> None:
+    script = Scripted()
+    script.gate("slow")
+    async with backends.worker(script) as worker:
+        reached = asyncio.Event()
+
+        async def cut(*_: object) -> None:
+            worker.broker_line.cut = worker.store_line.cut = True
+            reached.set()
+
+        await worker.send("slow")
+        (worker.store_line.before if when == "before" else worker.store_line.after)["put"] = cut
+        ids = [await worker.send(f"m{number}") for number in range(3)]
+        async with asyncio.timeout(5):
+            await reached.wait()
+        await worker.kill()
+    script.does.clear()
+    async with backends.worker(script) as worker:
+        for message_id in ids:
+            assert (await worker.end_of(message_id)).fate == turn_pb2.FATE_DONE
+        assert await worker.state() == "slow;m0;m1;m2;"
 
 
 async def test_stops_in_the_middle_of_a_turn_are_not_held_against_its_message(backends: Backends) -> None:
@@ -179,6 +241,7 @@ class TestLongTurns:
         slow = script.gate("slow")
         async with backends.worker(script) as worker:
             await worker.send("slow", message_id="m")
+            await slow.entered.wait()
             await until(lambda: worker.actor().turn and worker.actor().turn.waiting)  # type: ignore[union-attr]
             assert (await worker.real_broker.depth("troupe.v1.mailbox.0")).messages == 0
             assert (await worker.load()).inbox[0].running
@@ -189,9 +252,10 @@ class TestLongTurns:
 
     async def test_after_a_death_it_is_another_attempt_and_not_too_late(self, backends: Backends) -> None:
         script = Scripted()
-        script.gate("slow")
+        slow = script.gate("slow")
         async with backends.worker(script) as worker:
             await worker.send("slow", message_id="m", expires=duration(0.2))
+            await slow.entered.wait()
             await until(lambda: worker.actor().turn and worker.actor().turn.waiting)  # type: ignore[union-attr]
             await worker.kill()
         await asyncio.sleep(0.2)

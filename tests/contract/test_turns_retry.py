@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
+from support.brokers import letters
 from support.hosting import Backends, Scripted, key, until
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from troupe.chassis.wire import duration, seconds, timestamp
+from troupe.dataplane.actors import host
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.dataplane.actors.outcome import STALE_AFTER
 from troupe.v1 import envelope_pb2, turn_pb2
@@ -35,6 +38,29 @@ async def test_attempts_are_sealed_with_the_time_of_the_next_and_counted(backend
     assert status.attempts == 4
     assert [event.attempt for event in sealed] == [0, 1, 2]
     assert listener.kinds[-2:] == ["started", "completed"]
+
+
+async def test_retries_are_counted_by_reason_and_attempt_and_what_waits_is_counted(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def retried(attempt: int) -> float:
+        labels = {"reason": "MODEL_UNAVAILABLE", "attempt": str(attempt)}
+        return REGISTRY.get_sample_value("troupe_turn_retries_total", labels) or 0.0
+
+    monkeypatch.setattr(host, "SWEEP", 0.01)
+    before = [retried(attempt) for attempt in range(3)]
+    script = Scripted(retry=RetryPolicy(3, 0.01, 0.01))
+    script.fails("flaky", BUSY, times=2)
+    gate = script.gate("slow")
+    async with backends.worker(script) as worker:
+        await worker.ask("flaky")
+        await worker.send("slow")
+        await worker.send("later")
+        await until(lambda: REGISTRY.get_sample_value("troupe_inbox_messages") == 1)
+        gate.open.set()
+        await until(lambda: REGISTRY.get_sample_value("troupe_inbox_messages") == 0)
+
+    assert [retried(attempt) for attempt in range(3)] == [before[0] + 1, before[1] + 1, before[2]]
 
 
 async def test_later_messages_wait_behind_a_retry_and_other_sessions_do_not(backends: Backends) -> None:
@@ -72,7 +98,7 @@ async def test_out_of_retries_is_dead_lettered_with_all_that_is_known(backends: 
     async with backends.worker(script) as worker:
         before = time.time()
         status = await worker.ask("broken", message_id="m")
-        (letter,) = await worker.real_broker.dead_letters(10)
+        (letter,) = await letters(worker.real_broker)
 
         assert (status.fate, status.error.reason, status.attempts) == (turn_pb2.FATE_DEAD, "MODEL_UNAVAILABLE", 3)
         assert (letter.message_id, letter.session, letter.pool) == ("m", key().path, "agents")
@@ -171,7 +197,7 @@ class TestTooLate:
             slow.open.set()
             status = await worker.end_of(late)
             assert (status.fate, status.error.reason, status.attempts) == (turn_pb2.FATE_EXPIRED, "EXPIRED", 0)
-            assert [letter.reason for letter in await worker.real_broker.dead_letters(9)] == ["EXPIRED"]
+            assert [letter.reason for letter in await letters(worker.real_broker)] == ["EXPIRED"]
 
     async def test_one_that_began_does_not_expire(self, backends: Backends) -> None:
         script = Scripted(retry=RetryPolicy(3, 0.05, 0.05))
@@ -213,7 +239,7 @@ async def test_an_undecodable_body_is_dead_lettered_and_stops_nobody(backends: B
         await worker.real_broker.publish(broken)
         assert (await worker.ask("hello")).fate == turn_pb2.FATE_DONE
         await until(lambda: worker.broker_line.calls["dead_letter"])
-        (letter,) = await worker.real_broker.dead_letters(10)
+        (letter,) = await letters(worker.real_broker)
         assert letter.reason == "UNDECODABLE"
         assert letter.body == broken.SerializeToString()
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from troupe.broker import connect as brokers
@@ -20,13 +19,17 @@ from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.actors.world import Ending
+from troupe.dataplane.admission import Limits
 from troupe.dataplane.gateway import Gateway
+from troupe.dataplane.peers import Peers
+from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
 from troupe.dataplane.state import connect as stores
 from troupe.dataplane.state.memory import MemoryStateStore
 from troupe.dataplane.state.port import Loaded, Owner, StateStore
 from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest
+from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
 from troupe.v1.envelope_pb2 import Content
 from troupe.v1.turn_pb2 import Event
 
@@ -153,23 +156,34 @@ class Line:
 
 
 class Backends:
-    """Mailboxes and state of one fleet, that outlive its workers."""
+    """Mailboxes and state of one fleet, that outlive its workers: behind these URLs, by default in memory."""
 
-    def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
+    def __init__(self, broker: str = "", state: str = "") -> None:
+        self._broker, self._state = broker, state
         self._kept = (MemoryBroker(), MemoryStateStore())
         self.epoch = 0
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[tuple[Broker, StateStore]]:
-        if self._directory is None:
+        if not self._broker:
             yield self._kept
             return
-        async with (
-            brokers.connected(f"sqlite:///{self._directory}/broker.db") as broker,
-            stores.connected(f"sqlite:///{self._directory}/state.db") as store,
-        ):
+        async with brokers.connected(self._broker) as broker, stores.connected(self._state) as store:
             yield broker, store
+
+    @asynccontextmanager
+    async def several(self, behaviour: Behaviour | None, count: int, **options: Any) -> AsyncIterator[list["Worker"]]:
+        """Workers that share mailboxes and state; the first holds every shard."""
+        async with self.opened() as (broker, store), AsyncExitStack() as stack:
+            await store.declare(SHARDS)
+            await broker.declare(SHARDS)
+            workers = []
+            for number in range(count):
+                self.epoch += 1
+                owner = Owner(0, self.epoch, f"instance-{self.epoch}")
+                workers.append(Worker(broker, store, behaviour, owner, stack, options))
+                await workers[-1].start(holds=not number)
+            yield workers
 
     @asynccontextmanager
     async def worker(self, behaviour: Behaviour | None, **options: Any) -> AsyncIterator["Worker"]:
@@ -177,6 +191,7 @@ class Backends:
         self.epoch += 1
         async with self.opened() as (broker, store), AsyncExitStack() as stack:
             worker = Worker(broker, store, behaviour, Owner(0, self.epoch, f"instance-{self.epoch}"), stack, options)
+            await store.declare(SHARDS)
             await broker.declare(SHARDS)
             await worker.start()
             yield worker
@@ -198,15 +213,18 @@ class Worker:
         self.broker_line, self.store_line = Line(broker), Line(store)
         self.behaviour, self.owner = behaviour, owner
         self.hub, self.clock = Hub(), SystemClock()
+        self.placement = alone(owner, SHARDS)
         self.endings: list[Ending] = []
         self.dice = 0.5
         self._stack, self._options = stack, dict(options)
 
-    async def start(self) -> None:
+    async def start(self, *, holds: bool = True) -> None:
+        """`holds`: the shard is its own from the beginning."""
         broker: Any = self.broker_line
         store: Any = self.store_line
         options = {"drain_timeout": 5.0, "worker_id": "worker-0", **self._options}
-        inbox = options.pop("max_session_inbox", 10_000)
+        limits = options.pop("limits", Limits())
+        peers = Peers(None)
         self.host = await self._stack.enter_async_context(
             Host.hosting(
                 store,
@@ -223,34 +241,48 @@ class Worker:
             Gateway.opened(
                 broker,
                 store,
-                self.hub,
                 self.host,
                 self.clock,
+                placement=self.placement,
+                peers=peers,
                 generation=lambda: 1,
-                ready=_ready,
-                max_session_inbox=inbox,
+                limits=limits,
             )
         )
-        self.sessions = Sessions(store, self.host, self.gateway, self.clock, "worker-0", lambda: SHARDS)
-        await self.host.hold([self.owner])
+        self.sessions = Sessions(store, self.host, self.gateway, self.clock, self.placement, peers)
+        if holds:
+            await self.hold()
+
+    async def hold(self, *others: str) -> None:
+        """The shard is its own now. `others` are said to live too."""
+        await self.host.hold([self.owner], live={self.owner.instance, *others})
         await until(lambda: self.host.owner(0))
+
+    async def release(self, *live: str) -> None:
+        """The shard is revoked; returns once it is released."""
+        await self.host.hold([self.owner], revoked={0}, live={self.owner.instance, *live})
+        await until(lambda: not self.host.statuses())
 
     async def kill(self) -> None:
         """As kill -9 does: nothing that is under way is finished, nothing more is written or acked."""
         self.broker_line.cut = self.store_line.cut = True
-        for shard in self.host._shards.values():
-            for actor in shard.actors.values():
-                if actor.turn is not None:
-                    actor.turn.deliveries = []
+        host = self.host
+        host._draining = True
+        for actor in [*host._hot.values(), *host._leaving]:
+            if actor.turn is not None:
+                actor.turn.deliveries = []
+                actor.turn.abandon()
         async with asyncio.timeout(5):
-            with_no_drain = self.host._stop(0.0)
-            await with_no_drain
+            for shard in list(host._shards.values()):
+                await host._let_go(shard)
             await self._stack.aclose()
 
-    async def send(self, text: str, session: str = "s", message_id: str = "", **options: Any) -> str:
+    async def send(
+        self, text: str, session: str = "s", message_id: str = "", within: float = 10.0, **options: Any
+    ) -> str:
         """Hand over; the message's id."""
         request = SendRequest(session=key(session).ref(), message_id=message_id, content=Content(text=text), **options)
-        return (await self.gateway.send(key(session), request))[0]
+        return (await self.gateway.send(key(session), request, within))[0]
 
     async def ask(self, text: str, session: str = "s", message_id: str = "", **options: Any) -> MessageStatus:
         """Hand over; where the message stands at its end."""
@@ -321,5 +353,13 @@ class Listener:
         return self.events[-1]
 
 
-async def _ready() -> None:
-    pass
+def alone(owner: Owner, shards: int) -> Placement:
+    """The placement of a worker that owns every shard."""
+    placement = Placement(owner.instance)
+    assignments = [
+        ShardAssignment(shard=shard, epoch=owner.epoch, worker_id="worker-0", instance_id=owner.instance)
+        for shard in range(shards)
+    ]
+    placement.take(PlaceRequest(term=1, version=1, shard_count=shards, shards=assignments))
+    placement.open()
+    return placement

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from fault.simulation.client import REFUSED, told
-from fault.simulation.store import is_done, name
+from fault.simulation.client import REFUSED
+from fault.simulation.store import is_done, name, told
 
 from troupe.broker.envelope import digest
 from troupe.v1 import turn_pb2
@@ -25,7 +25,8 @@ def check(world: "World") -> None:
     _states(world)
     _answers(world)
     for (key, message_id), kills in world.history.kills.items():
-        if kills > MAX_STARTS + len(world.history.numbers[key, message_id]):
+        lives = 1 + world.history.redriven[key, message_id]
+        if kills > lives * MAX_STARTS + len(world.history.numbers[key, message_id]):
             world.history.violation("killed too many", f"{message_id} in {key} killed {kills} workers")
 
 
@@ -37,8 +38,8 @@ def _nothing_left(world: "World") -> None:
 
 
 def _all_settled(world: "World") -> None:
-    letters = {(letter.session, letter.message_id) for letter in world.server.broker._letters}
-    for key, message_id in sorted(world.sent, key=str):
+    letters = {(letter.session, letter.message_id) for letter in world.server.broker.kept()}
+    for key, message_id in sorted({*world.sent, *world.history.posted.values()}, key=str):
         record = world.store.fates(key).get(message_id)
         if record is None:
             if (key, message_id) in world.history.confirmed:
@@ -78,13 +79,11 @@ def _answers(world: "World") -> None:
             world.history.violation("answer without a record", f"{message_id} in {key}: {answer}")
             continue
         mine = not payload or digest(Content(text=payload)) == record.digest
-        expected = told(MessageStatus.FromString(record.status)) if mine else REFUSED
+        ends = [*world.history.ends[key, message_id], told(MessageStatus.FromString(record.status))]
+        expected = ends if mine else [REFUSED]
         world.history.counts["answers"] += 1
-        if record.fate == turn_pb2.FATE_CANCELLED and answer in (
-            REFUSED,
-            told(MessageStatus.FromString(record.status)),
-        ):
+        if record.fate == turn_pb2.FATE_CANCELLED and answer in (REFUSED, *ends):
             # Copies of two payloads were cancelled before either was the message: both answers are true.
             continue
-        if answer != expected:
+        if answer not in expected:
             world.history.violation("answer", f"{message_id} in {key}, {payload!r}: {answer!r}, not {expected!r}")

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from fault.simulation.history import History
+from fault.simulation.store import told
 from fault.simulation.worker import Worker
 
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import AlreadyExists, NotFound, TroupeError
 from troupe.chassis.wire import duration
 from troupe.dataplane.gateway import FINAL
-from troupe.v1.agent_pb2 import MessageStatus, SendRequest
+from troupe.v1.agent_pb2 import SendRequest
 from troupe.v1.envelope_pb2 import Content
 from troupe.v1.turn_pb2 import Completed, Event, Failed, Fate
 
@@ -134,12 +135,6 @@ class Clients:
         if not workers:
             raise NotFound("NO_WORKER", "no worker lives")
         return self._dice.choice(workers)
-
-
-def told(status: MessageStatus) -> str:
-    """A message's end as text."""
-    end = status.result.text if status.HasField("result") else status.error.reason
-    return f"{Fate.Name(status.fate)} {end}"
 
 
 def told_by(event: Event) -> str:

@@ -8,7 +8,18 @@ from fault.simulation.network import Weather
 
 from troupe.broker.port import PREFETCH
 
-KINDS = ("kill", "storm", "restart", "move", "move silently", "cut store", "cut broker", "reconnect")
+KINDS = (
+    "kill",
+    "storm",
+    "restart",
+    "move",
+    "move silently",
+    "cut store",
+    "cut broker",
+    "reconnect",
+    "hand over",
+    "redrive",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +49,12 @@ def anything(dice: random.Random) -> Climate:
 
 
 def gaps(dice: random.Random) -> Climate:
-    """Numbers that never come, or come late and out of order, while long turns hold up the mailbox."""
+    """Numbers that never come, or come late and out of order, while long turns hold up the mailbox, and connections
+    break again and again."""
     return Climate(
-        Weather(),
-        kinds=("storm", "reconnect", "cut broker"),
-        faults=dice.choice((4, 8)),
+        Weather(slow=dice.choice((0.0, 0.5)), slowest=3.0),
+        kinds=("storm", "reconnect", dice.choice(("cut broker", "reconnect"))),
+        faults=dice.choice((4, 8, 20)),
         prefetch=dice.choice((2, 3)),
         long=dice.choice((0.1, 0.4)),
     )
@@ -59,4 +71,20 @@ def zombies(dice: random.Random) -> Climate:
     )
 
 
-CLIMATES = (anything, anything, anything, gaps, zombies)
+def handovers(dice: random.Random) -> Climate:
+    """Shards that are handed over again and again, in the middle of turns that take long, with little else wrong."""
+    return Climate(
+        Weather(late=dice.choice((0.0, 0.02)), slow=dice.choice((0.0, 0.1)), slowest=0.5),
+        kinds=(
+            "hand over",
+            "hand over",
+            "hand over",
+            dice.choice(("kill", "restart", "reconnect", "redrive", "cut store")),
+        ),
+        faults=dice.choice((8, 20)),
+        prefetch=dice.choice((3, PREFETCH)),
+        long=dice.choice((0.05, 0.3)),
+    )
+
+
+CLIMATES = (anything, anything, anything, gaps, zombies, handovers)

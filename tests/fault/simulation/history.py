@@ -37,10 +37,16 @@ class History:
     effects: dict[SessionKey, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Ids of messages settled DONE since the session was deleted last, in order."""
     done: set[MessageKey] = field(default_factory=set)
-    steps: set[tuple[SessionKey, str, int]] = field(default_factory=set)
+    steps: set[tuple[SessionKey, str, str, int]] = field(default_factory=set)
     passed: set[Number] = field(default_factory=set)
     numbers: dict[MessageKey, set[Number]] = field(default_factory=lambda: defaultdict(set))
     """Under which a message was started."""
+    redriven: dict[MessageKey, int] = field(default_factory=lambda: defaultdict(int))
+    """How often a dead letter of it was sent again."""
+    ends: dict[MessageKey, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """All that its records ever said."""
+    posted: dict[Number, MessageKey] = field(default_factory=dict)
+    """What committed turns sent, and to whom."""
     kills: dict[MessageKey, int] = field(default_factory=lambda: defaultdict(int))
     answers: list[tuple[MessageKey, str, str]] = field(default_factory=list)
     """What clients were told of a message's end: payload they sent, and the end as text."""
@@ -66,14 +72,23 @@ class History:
         self._running[key, owner] = message_id
         self._in_order("start order", self._begun, key, number)
 
-    def ends(self, key: SessionKey, owner: Owner) -> None:
+    def ended(self, key: SessionKey, owner: Owner) -> None:
         self._running.pop((key, owner), None)
 
-    def step(self, key: SessionKey, message_id: str, step: int) -> None:
-        """A step that must not be done twice is done."""
-        if (key, message_id, step) in self.steps:
-            self.violation("step twice", f"step {step} of {message_id} in {key}")
-        self.steps.add((key, message_id, step))
+    def step(self, key: SessionKey, message_id: str, payload: str, step: int) -> None:
+        """A step that must not be done twice for one payload is done."""
+        if (key, message_id, payload, step) in self.steps:
+            self.violation("step twice", f"step {step} of {message_id} ({payload}) in {key}")
+        self.steps.add((key, message_id, payload, step))
+
+    def post(self, key: SessionKey, message_id: str, number: Number) -> None:
+        """A commit left a message for this session in the outbox."""
+        self.log(f"POSTED {message_id} {number.stream}:{number.sequence} to {key}")
+        self.counts["posted"] += 1
+        if number in self.posted:
+            self.violation("number given out twice", f"{number} to {key}")
+        self.posted[number] = (key, message_id)
+        self.confirmed.add((key, message_id))
 
     def effect(self, key: SessionKey, message_id: str, number: Number) -> None:
         """A commit settled the message DONE."""

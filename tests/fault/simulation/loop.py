@@ -9,6 +9,8 @@ from typing import Any
 
 MAX_ROUNDS = 50_000
 """Rounds of the loop within one instant from which on it is taken to spin."""
+MAX_JUMPS = 100_000
+"""Rounds of one run: the longest that comes to an end takes some 6,000."""
 
 
 class Stalled(Exception):
@@ -16,7 +18,7 @@ class Stalled(Exception):
 
 
 class Spinning(Exception):
-    """The loop goes round and time does not pass."""
+    """The loop goes round and time does not pass, or there is no end to it."""
 
 
 class Process:
@@ -59,7 +61,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.serial = itertools.count()
         self._instant = 0.0
-        self._rounds = 0
+        self._rounds = self._jumps = 0
         super().__init__(_NoFiles(self))
         self.set_task_factory(lambda loop, coro, **options: SimulatedTask(coro, self, **options))
 
@@ -70,6 +72,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let this much time pass; None is the wait of a loop without timers."""
         if seconds is None:
             raise Stalled(f"at {self._instant:.3f} s")
+        self._jumps += 1
+        if self._jumps == MAX_JUMPS:
+            raise Spinning(f"without an end, at {self._instant:.3f} s")
         if seconds > 0:
             self._instant += seconds
             self._rounds = 0

@@ -2,21 +2,25 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import decode
-from troupe.broker.mailbox import Mailbox, Stored
 from troupe.broker.memory import MemoryBroker
 from troupe.broker.order import Number
-from troupe.broker.port import PREFETCH, DeadLetter, Delivery, Depth, Subscription
-from troupe.chassis.errors import Unavailable
+from troupe.broker.port import AGENTS, PREFETCH, DeadLetter, Delivery, Depth, HeldLetter, Subscription
+from troupe.broker.queue import Queue, Stored
+from troupe.chassis.errors import TroupeError, Unavailable
 from troupe.dataplane.state.port import (
+    Attempt,
+    Backlog,
     Begun,
     Entry,
     Loaded,
+    Mark,
     Owner,
     Placed,
     Record,
@@ -123,6 +127,9 @@ class RemoteStore:
     def __init__(self, link: Link, store: StateStore) -> None:
         self._link, self._store = link, store
 
+    async def declare(self, shards: int) -> None:
+        await self._link.call("declare", lambda: self._store.declare(shards))
+
     async def claim(self, owner: Owner) -> Sequence[SessionKey]:
         return await self._link.call(f"claim {owner.shard}", lambda: self._store.claim(owner))
 
@@ -142,11 +149,12 @@ class RemoteStore:
         )
 
     async def journal(
-        self, owner: Owner, key: SessionKey, message_id: str, steps: Mapping[str, bytes], *, starts: bool
+        self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
     ) -> None:
         kept = dict(steps)
         await self._link.call(
-            f"journal {message_id} {kept}", lambda: self._store.journal(owner, key, message_id, kept, starts=starts)
+            f"journal {attempt.message_id} {kept}",
+            lambda: self._store.journal(owner, key, attempt, kept, starts=starts),
         )
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
@@ -161,8 +169,25 @@ class RemoteStore:
             lambda: self._store.commit(owner, commit),
         )
 
-    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, now: float) -> bool:
-        return await self._link.call("pass over", lambda: self._store.pass_over(owner, key, number, now))
+    async def pass_over(self, owner: Owner, key: SessionKey, number: Number, count: int, now: float) -> bool:
+        return await self._link.call("pass over", lambda: self._store.pass_over(owner, key, number, count, now))
+
+    async def take_over(self, owner: Owner, key: SessionKey, number: Number, mark: Mark) -> bool:
+        return await self._link.call(
+            f"take over {number.stream}:{number.sequence}", lambda: self._store.take_over(owner, key, number, mark)
+        )
+
+    async def strike(self, owner: Owner, key: SessionKey, numbers: Sequence[Number]) -> None:
+        await self._link.call("strike", lambda: self._store.strike(owner, key, numbers))
+
+    async def backlog(self, shard: int) -> Backlog:
+        return await self._link.call("backlog", lambda: self._store.backlog(shard))
+
+    async def session_backlog(self, key: SessionKey) -> Backlog:
+        return await self._link.call("backlog", lambda: self._store.session_backlog(key))
+
+    async def purge(self, key: SessionKey, message_id: str) -> None:
+        await self._link.call("purge", lambda: self._store.purge(key, message_id))
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         return await self._link.call(f"record {message_id}", lambda: self._store.record(key, message_id))
@@ -204,6 +229,7 @@ class Server:
         """A consumer. One of a mailbox is active; the next one is when that is gone."""
 
         def deliver(delivery: Delivery) -> None:
+            delivery.channel = channel.opened
             envelope = decode(delivery.body)
             if envelope.kind == ENVELOPE_KIND_PROBE:
                 self._probed[SessionKey.of(envelope.target)] = delivery.published
@@ -227,22 +253,23 @@ class Server:
         self._channels[channel.queue].remove(channel)
         if channel.consumer is not None:
             consumer, channel.consumer = channel.consumer, None
-            await self._give_back(self.broker._mailboxes[channel.queue], consumer)
+            await self._give_back(self.broker._queues[channel.queue], consumer)
             await self._activate(channel.queue)
 
     async def _activate(self, queue: str) -> None:
         waiting = self._channels[queue]
         if waiting and waiting[0].consumer is None:
+            waiting[0].opened += 1
             waiting[0].consumer = await waiting[0].subscribe()
 
-    async def _give_back(self, box: Mailbox, consumer: Subscription) -> None:
+    async def _give_back(self, box: Queue, consumer: Subscription) -> None:
         before = box.ready
         await consumer.close()
         returned = [box._ready.popleft() for _ in range(box.ready - before)]
-        match self._dice.randrange(3):
+        match self._dice.randrange(4):
             case 0:
                 box._ready.extendleft(reversed(returned))
-            case 1:
+            case 1 | 2:
                 box._ready.extend(returned)
             case _:
                 for message in returned:
@@ -261,8 +288,8 @@ class Server:
     def _messages(self) -> list[Stored]:
         return [
             message
-            for box in self.broker._mailboxes.values()
-            for message in [*box._ready, *(box._consumer.unacked.values() if box._consumer else ())]
+            for box in self.broker._queues.values()
+            for message in [*box._ready, *(held for consumer in box._consumers for held in consumer.unacked.values())]
         ]
 
     @staticmethod
@@ -278,6 +305,8 @@ class Channel:
         self._server, self.queue, self.subscribe = server, queue, subscribe
         self._wanted = True
         self.consumer: Subscription | None = None
+        self.opened = 0
+        """How often: deliveries of before are void."""
 
     def __repr__(self) -> str:
         return f"channel of {self.queue}"
@@ -315,15 +344,28 @@ class RemoteBroker:
         self._link, self._server, self._arrive, self._prefetch = link, server, arrive, prefetch
         self.channels: list[Channel] = []
 
-    async def declare(self, shards: int) -> None:
-        await self._server.broker.declare(shards)
+    async def declare(self, shards: int, pools: Sequence[str] = ()) -> None:
+        await self._server.broker.declare(shards, pools)
 
-    async def publish(self, envelope: Envelope) -> None:
+    async def publish(self, envelope: Envelope, pool: str = "") -> None:
         sent = Envelope()
         sent.CopyFrom(envelope)
         await self._link.call(
-            f"publish {sent.id} {sent.number.stream}:{sent.number.sequence}", lambda: self._server.broker.publish(sent)
+            f"publish {sent.id} {sent.number.stream}:{sent.number.sequence}",
+            lambda: self._server.broker.publish(sent, pool),
         )
+
+    async def publish_many(self, envelopes: Sequence[Envelope], pool: str = "") -> Sequence[TroupeError | None]:
+        """Each goes its own way, and may come to nothing, as over any connection."""
+
+        async def outcome(envelope: Envelope) -> TroupeError | None:
+            try:
+                await self.publish(envelope, pool)
+            except TroupeError as error:
+                return error
+            return None
+
+        return [await outcome(envelope) for envelope in envelopes]
 
     async def consume(self, queue: str, handler: Callable[[Delivery], None], prefetch: int = PREFETCH) -> Subscription:
         opened: list[Channel] = []
@@ -346,11 +388,14 @@ class RemoteBroker:
         self.channels.append(channel)
         return channel
 
+    async def defer(self, delivery: Delivery, delay: float) -> None:
+        await self._link.call("defer", lambda: self._server.broker.defer(delivery, delay))
+
     async def dead_letter(self, letter: DeadLetter) -> None:
         await self._link.call("dead letter", lambda: self._server.broker.dead_letter(letter))
 
-    async def dead_letters(self, limit: int) -> Sequence[DeadLetter]:
-        return await self._server.broker.dead_letters(limit)
+    def dead_letters(self, pool: str = AGENTS) -> AbstractAsyncContextManager[AsyncIterator[HeldLetter]]:
+        return self._server.broker.dead_letters(pool)
 
     async def depth(self, queue: str) -> Depth:
         return await self._server.broker.depth(queue)

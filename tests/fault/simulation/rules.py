@@ -1,7 +1,8 @@
 """The protocol's rules, each with a way to switch it off: what a simulation cannot miss, it can be trusted with."""
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -9,33 +10,32 @@ from unittest import mock
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Place, Position
-from troupe.dataplane.actors import actor
+from troupe.chassis.errors import TroupeError
+from troupe.dataplane.actors import actor, outbox
 from troupe.dataplane.actors.arrivals import Arrival
 from troupe.dataplane.actors.gap import GapWatch
+from troupe.dataplane.actors.inbox import Choice, Inbox, Start
+from troupe.dataplane.actors.intake import Intake
+from troupe.dataplane.actors.lifecycle import ActorEvent
 from troupe.dataplane.actors.memory import SessionMemory
+from troupe.dataplane.actors.runner import TurnRunner
 from troupe.dataplane.actors.turn import Turn
+from troupe.dataplane.actors.world import World
 from troupe.dataplane.state import memory, rules
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import Begun, Entry, Owner, Placed, Record
+from troupe.dataplane.state.port import Begun, Entry, Outgoing, Owner, Placed, Record, TurnCommit
 
 
 def no_fence() -> AbstractContextManager[Any]:
     """Whoever writes is taken for the owner."""
-    return mock.patch.object(rules, "raises_fence", lambda owner, record: owner.epoch > record[0])
+    return mock.patch.object(rules, "raises_fence", lambda owner, record, turn=None: owner.epoch > record[0])
 
 
 @contextlib.contextmanager
 def no_copysettle() -> Iterator[None]:
     """A message that is settled leaves its waiting copies as they are, and a copy is placed as a message."""
-    place = rules.place
-
-    def blind(
-        entry: Entry, position: Position, *, waits: bool, known: bool, tombstone: bytes | None
-    ) -> tuple[Placed, Record | None]:
-        return place(entry, position, waits=waits, known=False, tombstone=tombstone)
-
     with (
-        mock.patch.object(rules, "place", blind),
+        mock.patch.object(rules, "is_copy", lambda entry, fate: False),
         mock.patch.object(memory._Session, "waiting", lambda session, message_id: []),
         mock.patch.object(SessionMemory, "record", lambda self, message_id: None),
     ):
@@ -47,10 +47,8 @@ def no_settled_check_in_put() -> Iterator[None]:
     """A number that is settled may be placed again."""
     place = rules.place
 
-    def blind(
-        entry: Entry, position: Position, *, waits: bool, known: bool, tombstone: bytes | None
-    ) -> tuple[Placed, Record | None]:
-        return place(entry, Position(), waits=waits, known=known, tombstone=tombstone)
+    def blind(entry: Entry, position: Position, **found: Any) -> tuple[Placed, Record | None]:
+        return place(entry, Position(), **found)
 
     with mock.patch.object(rules, "place", blind):
         yield
@@ -64,7 +62,7 @@ def no_count_of_starts() -> Iterator[None]:
     async def uncounted(self: MemoryStateStore, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
         found = await begin(self, owner, key, entry)
         session = self._sessions[key]
-        session.inbox[entry.number] = replace(session.inbox[entry.number], starts=0)
+        session.inbox[entry.number] = replace(session.inbox[entry.number], starts=1)
         return found
 
     with mock.patch.object(MemoryStateStore, "begin", uncounted):
@@ -75,6 +73,7 @@ def no_probe() -> AbstractContextManager[Any]:
     """A gap is passed over once the time is up."""
 
     async def at_once(self: GapWatch, key: SessionKey) -> bool:
+        await asyncio.sleep(0)  # else whoever asks again and again would never be seen to spin
         return True
 
     return mock.patch.object(GapWatch, "_probe", at_once)
@@ -94,7 +93,7 @@ def no_journal_replay() -> Iterator[None]:
 
 def no_cancel_check() -> AbstractContextManager[Any]:
     """The scripts of a turn do not look for a CANCEL."""
-    return mock.patch.object(rules, "_refuse_cancelled", lambda message_id, fate, cancelled: None)
+    return mock.patch.object(rules, "_refuse_cancelled", lambda message_id, found: None)
 
 
 def fast_path_for_redelivered() -> AbstractContextManager[Any]:
@@ -136,6 +135,124 @@ def no_order() -> AbstractContextManager[Any]:
     return _all(mock.patch.object(Position, "place", anywhere), mock.patch.object(Position, "settle", settle))
 
 
+def no_hold_by_marks() -> AbstractContextManager[Any]:
+    """What waits beside a message that may still run elsewhere is started."""
+    choose = Inbox.choose
+
+    def blind(self: Inbox, now: float) -> Choice:
+        for entry in self:
+            if not entry.running and self.place(entry.number) is Place.NEXT and entry.not_before <= now:
+                return Start(entry)
+        return choose(self, now)
+
+    return mock.patch.object(Inbox, "choose", blind)
+
+
+def no_end_by_take_over() -> AbstractContextManager[Any]:
+    """The writes of a turn are let through whoever has taken its message over."""
+
+    def lenient(owner: Owner, record: tuple[int, str], turn: Entry | None = None) -> bool:
+        return turn is None and raises_fence(owner, record, turn)
+
+    raises_fence = rules.raises_fence
+    return mock.patch.object(rules, "raises_fence", lenient)
+
+
+def no_writing_down() -> AbstractContextManager[Any]:
+    """A shard is handed over with everything acked and nothing written."""
+
+    async def hasty(self: actor.Actor) -> None:
+        self._move(ActorEvent.DRAIN)
+        for arrival in self.arrivals():
+            arrival.delivery.ack()
+        if self.turn is not None:
+            self.turn.ack()
+
+    return mock.patch.object(actor.Actor, "hand_over", hasty)
+
+
+def no_marks_at_handover() -> AbstractContextManager[Any]:
+    """What runs when a shard is handed over is written down as if it had not started, and goes on."""
+    write_down = Intake.write_down
+
+    async def unmarked(self: Intake, turn: Turn) -> None:
+        put = self._world.store.put
+
+        async def plain(owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
+            return await put(owner, key, replace(entry, running=None), envelope)
+
+        with mock.patch.object(self._world.store, "put", plain):
+            await write_down(self, turn)
+
+    return mock.patch.object(Intake, "write_down", unmarked)
+
+
+@contextlib.contextmanager
+def no_outbox_in_the_commit() -> Iterator[None]:
+    """What a turn sends is only in memory when it is committed."""
+    commit = MemoryStateStore.commit
+
+    async def without(self: MemoryStateStore, owner: Owner, turn: TurnCommit) -> int:
+        return await commit(self, owner, replace(turn, outbox=()))
+
+    with mock.patch.object(MemoryStateStore, "commit", without):
+        yield
+
+
+def no_wait_for_confirms() -> AbstractContextManager[Any]:
+    """What was sent is struck whether the broker has it or not."""
+    publish = outbox._publish
+
+    async def careless(world: World, messages: Sequence[Outgoing]) -> Sequence[TroupeError | None]:
+        return [None for _ in await publish(world, messages)]
+
+    return mock.patch.object(outbox, "_publish", careless)
+
+
+def no_outbox_in_the_index() -> AbstractContextManager[Any]:
+    """A new owner, and the sweep, look for inboxes only."""
+    return mock.patch.object(memory._Session, "is_due", property(lambda session: bool(session.inbox)))
+
+
+def no_memory_of_streams() -> AbstractContextManager[Any]:
+    """Numbers are given out from what was loaded, whatever was sent since."""
+    turn_over = SessionMemory.turn_over
+
+    def forgetful(self: SessionMemory, *arguments: Any) -> None:
+        before = dict(self._sent)
+        turn_over(self, *arguments)
+        self._sent.clear()
+        self._sent.update(before)
+
+    return mock.patch.object(SessionMemory, "turn_over", forgetful)
+
+
+def fast_path_for_redriven() -> AbstractContextManager[Any]:
+    """What comes from a dead letter may start without its journal."""
+
+    def may_start(self: actor.Actor, arrival: Arrival) -> bool:
+        place = self._memory.place(arrival.entry.number)
+        return arrival.delivery.redeliveries == 0 and place is Place.NEXT
+
+    return mock.patch.object(actor.Actor, "_may_start", may_start)
+
+
+@contextlib.contextmanager
+def no_end_for_redriven() -> Iterator[None]:
+    """A second copy of a dead letter runs whatever became of the first."""
+    record = TurnRunner._record
+
+    async def blind(self: TurnRunner, turn: Turn) -> Record | None:
+        return None if turn.entry.redriven else await record(self, turn)
+
+    is_copy = rules.is_copy
+    with (
+        mock.patch.object(TurnRunner, "_record", blind),
+        mock.patch.object(rules, "is_copy", lambda entry, fate: not entry.redriven and is_copy(entry, fate)),
+    ):
+        yield
+
+
 @contextlib.contextmanager
 def _all(*patches: AbstractContextManager[Any]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
@@ -156,4 +273,14 @@ OFF: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "fast path only without a journal": no_journal_check_on_fast_path,
     "order in streams": no_order,
     "acks follow commits": ack_before_commit,
+    "a mark holds its session": no_hold_by_marks,
+    "a take-over ends the turn before": no_end_by_take_over,
+    "a handover writes down before it acks": no_writing_down,
+    "what runs at a handover is marked": no_marks_at_handover,
+    "the outbox is committed with the turn": no_outbox_in_the_commit,
+    "the outbox is struck after the confirm": no_wait_for_confirms,
+    "a new owner finds outboxes": no_outbox_in_the_index,
+    "numbers go on from what was sent": no_memory_of_streams,
+    "redriven copies start from the inbox": fast_path_for_redriven,
+    "a redriven copy looks at the end of the one before": no_end_for_redriven,
 }

@@ -14,7 +14,14 @@ from fault.simulation.history import History, Violation
 from fault.simulation.loop import Spinning, Stalled, VirtualLoop
 from fault.simulation.world import World
 
-_IDS = ("troupe.dataplane.actors.gap", "troupe.dataplane.gateway", "troupe.dataplane.sessions")
+_IDS = (
+    "troupe.dataplane.actors.gap",
+    "troupe.dataplane.actors.settle",
+    "troupe.dataplane.actors.shard",
+    "troupe.dataplane.gateway",
+    "troupe.dataplane.sending",
+    "troupe.dataplane.sessions",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from fault.simulation.history import History
+from fault.simulation.store import WatchedStore
 from google.rpc import code_pb2
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
-from troupe.dataplane.actors.behaviour import TurnContext, TurnResult
+from troupe.dataplane.actors.behaviour import Send, TurnContext, TurnResult
 from troupe.dataplane.state.port import Owner
 from troupe.v1.envelope_pb2 import Content
 
@@ -34,6 +35,8 @@ class Script:
     fails: int
     kills: int
     hopeless: bool
+    sends: tuple[float, ...]
+    """For each message that it sends: to which of the sessions, as a share of them."""
 
     @classmethod
     def of(cls, seed: str, long: float) -> "Script":
@@ -52,6 +55,7 @@ class Script:
             fails=dice.choice((1, 1, 2, 9)) if dice.random() < 0.15 else 0,
             kills=dice.choice((1, 2, 99)) if dice.random() < 0.06 else 0,
             hopeless=dice.random() < 0.03,
+            sends=tuple(dice.random() for _ in range(dice.choice((1, 1, 2, 3)))) if dice.random() < 0.35 else (),
         )
 
 
@@ -62,6 +66,8 @@ class Scripts:
         """`long` is the share of messages that take about a minute."""
         self._seed, self._long = seed, long
         self._scripts: dict[tuple[SessionKey, str], Script] = {}
+        self.others: Sequence[SessionKey] = ()
+        """Whom actors may send to."""
         self.calm = False
         """From now on nothing fails, kills or takes long."""
 
@@ -84,11 +90,13 @@ class Scripted:
         self,
         scripts: Scripts,
         history: History,
+        store: WatchedStore,
         owner: Callable[[SessionKey], Owner | None],
         kill: Callable[[], Awaitable[None]],
     ) -> None:
         """`owner` is the owner of the session's shard if this worker is it; `kill` ends this worker."""
-        self._scripts, self._history, self._owner, self._kill = scripts, history, owner, kill
+        self._scripts, self._history, self._store = scripts, history, store
+        self._owner, self._kill = owner, kill
 
     async def run(self, turn: TurnContext) -> TurnResult:
         key, message_id = turn.key, turn.message.id
@@ -98,13 +106,18 @@ class Scripted:
             f"{owner.instance if owner else '(not owner)'} starts {message_id} {number.stream}:{number.sequence}"
             f" in {key}, attempt {turn.attempt}"
         )
+        for marked in self._store.marked(key):
+            self._history.violation("beside a mark", f"{message_id} began in {key}, where {marked} may still run")
+        committed = turn.message.redrives > 0 or self._history.posted.get(number) == (key, message_id)
+        if turn.message.HasField("source") and not committed:
+            self._history.violation("sent without a commit", f"{message_id} {number} began in {key}")
         if owner is not None:
             self._history.begins(key, owner, message_id, number)
         try:
             return await self._play(turn, self._scripts.of(key, message_id))
         finally:
             if owner is not None:
-                self._history.ends(key, owner)
+                self._history.ended(key, owner)
 
     async def _play(self, turn: TurnContext, script: Script) -> TurnResult:
         key, message_id, calm = turn.key, turn.message.id, self._scripts.calm
@@ -127,7 +140,17 @@ class Scripted:
             Content(text=f"{turn.message.content.text} in attempt {turn.attempt}"),
             state=turn.state + f"{message_id}\n".encode(),
             delta=message_id.encode(),
+            sends=self._sends(turn, script),
         )
+
+    def _sends(self, turn: TurnContext, script: Script) -> list[Send]:
+        """Few of those that were sent send themselves, so that it comes to an end."""
+        if turn.message.HasField("source") and len(script.sends) != 1:
+            return []
+        others = self._scripts.others
+        return [
+            Send(others[int(share * len(others))], Content(text=f"from {turn.message.id}")) for share in script.sends
+        ]
 
     async def _step(self, turn: TurnContext, step: int) -> None:
         began, ended = f"{step} began", f"{step} ended"
@@ -136,6 +159,6 @@ class Scripted:
         if began in turn.journal.kept:
             raise UnknownOutcome("UNKNOWN_OUTCOME", f"step {step} began, and nobody knows how it ended")
         await turn.journal.keep({began: b""}, starts=True)
-        self._history.step(turn.key, turn.message.id, step)
+        self._history.step(turn.key, turn.message.id, turn.message.content.text, step)
         await asyncio.sleep(0.05)
         await turn.journal.keep({ended: b""}, starts=False)

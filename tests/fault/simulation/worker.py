@@ -16,9 +16,13 @@ from troupe.broker.port import Delivery
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
+from troupe.dataplane.admission import Limits
 from troupe.dataplane.gateway import Gateway
+from troupe.dataplane.peers import Peers
+from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
 from troupe.dataplane.state.port import Owner
+from troupe.v1.data_plane_pb2 import PlaceRequest
 from troupe.v1.envelope_pb2 import Envelope
 
 T = TypeVar("T")
@@ -59,6 +63,8 @@ class Worker:
         """`killed` hears when one of its turns kills it."""
         self._killed = killed
         self.instance, self.dead, self.second_revision = instance, False, False
+        self.over = 0.0
+        """When its process ended; 0 until then."""
         self._watched, self._scripts, self._history, self._dice = store, scripts, history, dice
         self.process = Process(instance)
         self.to_store = Link(f"{instance} store", dice, weather, history.log)
@@ -66,7 +72,7 @@ class Worker:
         self._store = RemoteStore(self.to_store, store)
         self._broker = RemoteBroker(self.to_broker, server, self._arrive, prefetch)
         self.hub = Hub()
-        self._mine: Sequence[Owner] = ()
+        self._placement: tuple[Sequence[Owner], frozenset[int], frozenset[str] | None] = ((), frozenset(), None)
         self._placing = asyncio.Lock()
         self.up, self._stop = asyncio.Event(), asyncio.Event()
         self._held: list[tuple[Callable[[Delivery], None], Delivery]] = []
@@ -92,11 +98,15 @@ class Worker:
             raise Unavailable("NO_WORKER", f"{self.instance} is gone")
         return call.result()
 
-    def place(self, mine: Sequence[Owner]) -> None:
-        """The control plane says which shards are its own."""
-        self._mine = mine
+    def place(self, mine: Sequence[Owner], revoked: frozenset[int], live: frozenset[str] | None) -> None:
+        """The control plane says which shards are its own, which of them it wants back, and who lives."""
+        self._placement = (mine, revoked, live)
         if not self.dead:
             self._spawn(self._hold())
+
+    def holds(self, shard: int) -> bool:
+        """Whether it says so itself."""
+        return any(status.shard == shard for status in self.host.statuses())
 
     def learn(self) -> None:
         """The second revision comes."""
@@ -107,6 +117,7 @@ class Worker:
     async def kill(self, noticed: float = 0.0) -> None:
         """At once: nothing more goes out; the server finds its channels broken, after so many seconds."""
         self.dead = self.to_store.dead = self.to_broker.dead = True
+        self.over = asyncio.get_running_loop().time()
         self._history.log(f"{self.instance} KILLED")
         self._history.counts["kills"] += 1
         self._cancel_calls()
@@ -125,6 +136,7 @@ class Worker:
         await asyncio.sleep(0)
         self._stop.set()
         await asyncio.wait([self._main])
+        self.over = asyncio.get_running_loop().time()
         if self._main.cancelled() or self._main.exception():
             self._history.violation("did not stop", f"{self.instance}: {self._main}")
 
@@ -187,11 +199,11 @@ class Worker:
 
     async def _serve(self) -> None:
         clock = LoopClock()
-        behaviour = Scripted(self._scripts, self._history, self._owner, self._die)
-
-        async def ready() -> None:
-            return
-
+        behaviour = Scripted(self._scripts, self._history, self._watched, self._owner, self._die)
+        placement, peers = Placement(self.instance), Peers(None)
+        # Nobody is named as an owner: what a worker does not hold itself it looks for in the store.
+        placement.take(PlaceRequest(term=1, version=1, shard_count=SHARDS))
+        placement.open()
         async with (
             Host.hosting(
                 self._store,
@@ -202,21 +214,22 @@ class Worker:
                 behaviour=lambda key: behaviour if self.second_revision or key.agent != LATE_AGENT else None,
                 idle_after=20.0,
                 max_hot_sessions=3,
-                drain_timeout=20.0,
+                drain_timeout=self._dice.choice((20.0, 20.0, 0.0, 3.0)),
+                handover_timeout=self._dice.choice((None, None, 5.0, 30.0)),
                 dice=self._dice.random,
             ) as self.host,
             Gateway.opened(
                 self._broker,
                 self._store,
-                self.hub,
                 self.host,
                 clock,
+                placement=placement,
+                peers=peers,
                 generation=lambda: 1,
-                ready=ready,
-                max_session_inbox=1000,
+                limits=Limits(session_messages=1000),
             ) as self.gateway,
         ):
-            self.sessions = Sessions(self._store, self.host, self.gateway, clock, self.instance, lambda: SHARDS)
+            self.sessions = Sessions(self._store, self.host, self.gateway, clock, placement, peers)
             self.up.set()
             await self._stop.wait()
 
@@ -225,7 +238,7 @@ class Worker:
         async with self._placing:
             if self.dead:
                 return
-            await self.host.hold(self._mine)
+            await self.host.hold(*self._placement)
             self.host.revision_changed()
 
     def _owner(self, key: SessionKey) -> Owner | None:

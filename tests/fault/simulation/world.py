@@ -9,15 +9,16 @@ from typing import Any
 from fault.simulation.checker import check
 from fault.simulation.client import Clients
 from fault.simulation.climate import CLIMATES
+from fault.simulation.control import ControlPlane
 from fault.simulation.history import History
 from fault.simulation.network import Server
+from fault.simulation.redriver import Redriver
 from fault.simulation.script import Scripts
 from fault.simulation.store import WatchedStore
 from fault.simulation.worker import LATE_AGENT, SHARDS, LoopClock, Worker
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.memory import MemoryBroker
-from troupe.dataplane.state.port import Owner
 
 DRAIN = 1800.0
 """Seconds after the last fault within which everything must have come to its end."""
@@ -38,7 +39,8 @@ class World:
         self.workers: list[Worker] = []
         self.gone: list[Worker] = []
         self._instances = 0
-        self._owners: dict[int, tuple[Worker, int]] = {}
+        self.control = ControlPlane(self.dice, history, lambda: self.workers, self.gone)
+        self.redriver = Redriver(self.server, self.store, self.dice, history)
         self._clients = Clients(self._reachable, history, self.dice, lambda: self.faulty)
         self.sent: set[tuple[SessionKey, str]] = set()
 
@@ -50,11 +52,15 @@ class World:
             for worker in self.workers:
                 await worker.up.wait()
             for shard in range(SHARDS):
-                self._give(shard, self.dice.choice(self.workers))
-            self._tell()
+                self.control.give(shard, self.dice.choice(self.workers))
+            self.control.tell()
+            telling = asyncio.create_task(self.control.keep_telling())
             await self._through_faults()
             await self._recover()
             await self._drain()
+            await self.redriver.redrive(everything=True)
+            await self._drain()
+            telling.cancel()
             await self._end()
         check(self)
 
@@ -88,21 +94,25 @@ class World:
             "cut store": self._cut_store,
             "cut broker": self._cut_broker,
             "reconnect": self._reconnect,
+            "hand over": self._hand_over,
+            "redrive": self.redriver.redrive,
         }
         for _ in range(self._climate.faults):
             self._at(dice.uniform(0.2, length), faults[dice.choice(self._climate.kinds)])
         self._at(dice.uniform(5.0, 60.0), self._second_revision)
+        self.scripts.others = sessions
         await asyncio.sleep(length)
 
     async def _recover(self) -> None:
         """From here on everything works: the control plane sees to owners, and clients that sent end."""
         self.history.log("FAULTS END")
         self.faulty, self.scripts.calm = False, True
+        self.control.sound = self.redriver.sound = True
         for worker in [*self.workers, *self.gone]:
             worker.heal()
-        self._tell()
+        self.control.tell()
         await asyncio.sleep(5.0)
-        self._reown()
+        self.control.reown()
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
@@ -148,27 +158,6 @@ class World:
             self._killed,
         )
 
-    def _give(self, shard: int, worker: Worker) -> None:
-        epoch = self._owners[shard][1] + 1 if shard in self._owners else 1
-        self._owners[shard] = (worker, epoch)
-        self.history.log(f"shard {shard} goes to {worker.instance} under epoch {epoch}")
-
-    def _tell(self, *told: Worker) -> None:
-        for worker in told or self.workers:
-            worker.place(
-                [
-                    Owner(shard, epoch, owner.instance)
-                    for shard, (owner, epoch) in self._owners.items()
-                    if owner is worker
-                ]
-            )
-
-    def _reown(self) -> None:
-        for shard, (owner, _) in self._owners.items():
-            if owner not in self.workers:
-                self._give(shard, self.dice.choice(self.workers))
-        self._tell()
-
     def _reachable(self) -> list[Worker]:
         return [worker for worker in self.workers if not worker.dead and worker.up.is_set()]
 
@@ -189,7 +178,7 @@ class World:
         fresh.second_revision = worker.second_revision
         await end()
         await asyncio.sleep(self.dice.choice((0.01, 1.0, 5.0)))
-        self._reown()
+        self.control.reown()
 
     async def _kill(self) -> None:
         worker = self.dice.choice(self.workers)
@@ -214,7 +203,10 @@ class World:
         if self.dice.random() < 0.5:
             await self._replace(worker, self._kill_of(worker))
         else:
-            self._owners[key.shard(SHARDS)][0].to_broker.cut(45.0)
+            self.control.owners[key.shard(SHARDS)][0].to_broker.cut(45.0)
+
+    async def _hand_over(self) -> None:
+        await self.control.hand_over(self.dice.randrange(SHARDS))
 
     async def _reconnect(self) -> None:
         await self.dice.choice(self.workers).reconnect(self.dice.choice((0.0, 0.1, 3.0)))
@@ -226,21 +218,21 @@ class World:
     async def _move(self) -> None:
         """Abruptly; the one before learns of it at once."""
         shard = self.dice.randrange(SHARDS)
-        self._give(shard, self.dice.choice(self.workers))
-        self._tell()
+        self.control.give(shard, self.dice.choice(self.workers))
+        self.control.tell()
 
     async def _move_silently(self) -> None:
         """The one before goes on, for a while or until the fence stops it."""
         shard = self.dice.randrange(SHARDS)
-        before = self._owners[shard][0]
+        before = self.control.owners[shard][0]
         others = [worker for worker in self.workers if worker is not before]
         after = self.dice.choice(others)
-        self._give(shard, after)
+        self.control.give(shard, after)
         if self.dice.random() < 0.5:
             await before.break_channel(shard)
-        self._tell(after)
+        self.control.tell(after)
         await asyncio.sleep(self.dice.choice((0.5, 5.0, 60.0)))
-        self._tell()
+        self.control.tell()
 
     async def _cut_store(self) -> None:
         self.dice.choice(self.workers).to_store.cut(self.dice.choice((0.5, 5.0, 20.0)))

@@ -2,36 +2,40 @@
 
 A delivery whose turn it is starts at once and stays unacked while it runs: the fast path, without further I/O. What
 cannot start within PATIENCE is written to the session's inbox and acked, so that it does not stand in the way of
-other sessions. All methods that are not `async` run on the event loop without a pause.
+other sessions. What the session has sent and no broker has confirmed goes out beside the turns, and before the first
+one of a session that was just loaded. All methods that are not `async` run on the event loop without a pause.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import replace
+from typing import Any, Final
 
 import structlog
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Place
 from troupe.broker.port import Delivery
-from troupe.dataplane.actors import metrics
-from troupe.dataplane.actors.arrivals import Arrival, Arrivals, Placement
-from troupe.dataplane.actors.attempt import AttemptEvents
+from troupe.dataplane.actors import metrics, outbox
+from troupe.dataplane.actors.arrivals import Arrival
 from troupe.dataplane.actors.gap import GapWatch
-from troupe.dataplane.actors.inbox import Empty, Gap, Start, Wait
+from troupe.dataplane.actors.handover import Predecessors
+from troupe.dataplane.actors.inbox import Empty, Gap, Held, Run, Start, Wait
+from troupe.dataplane.actors.intake import Intake
 from troupe.dataplane.actors.lifecycle import FINAL, ActorEvent, ActorState, after
 from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.runner import Afterwards, TurnRunner
-from troupe.dataplane.actors.settle import refused
 from troupe.dataplane.actors.turn import Turn, entry_of
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Entry, Fenced, Owner, Placed
+from troupe.dataplane.state.port import Entry, Fenced, Owner
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 
 RELOAD_DELAY = (1.0, 60.0)
 """Seconds between two tries to load a session that cannot be loaded: at first, and at most."""
+MAX_RUN: Final = 1_000
+"""Numbers that are given up in one write."""
 
 log = structlog.get_logger()
 
@@ -51,32 +55,40 @@ class Actor:
         self._world, self._gaps, self._suspects = world, gaps, suspects
         self._memory = SessionMemory()
         self._runner = TurnRunner(key, owner, world, self._memory)
+        self._intake = Intake(key, owner, world, self._memory, lambda: self.turn, self._outdated)
+        self._predecessors = Predecessors(key, owner, world)
         self._stale = True
         # Whoever makes an actor activates it: a second load beside the first would end in the middle of a turn.
         self._loading = True
         self._held = 0
-        self._arrivals = Arrivals()
         self._alarm: asyncio.TimerHandle | None = None
-        self._placing_soon = False
+        self._placing_soon = self._taking_over = self._flushing = False
+        self._owes = False
+        """What it sent before it was loaded is to be flushed before a turn runs."""
         # Held while store and memory change together, but for turns: a load in between would miss half of it.
         self._changing = asyncio.Lock()
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, waits or arrives: it may leave memory."""
-        busy = self._arrivals or self._memory.inbox or self._stale or self._held or self._changing.locked()
-        return self.life is ActorState.IDLE and not busy
+        """Nothing runs, waits, arrives or is to be sent: it may leave memory."""
+        has = self._intake.arrivals or self._memory.inbox or self._memory.outbox or self._flushing
+        return self.life is ActorState.IDLE and not (has or self._stale or self._held or self._changing.locked())
+
+    @property
+    def _goes_on(self) -> bool:
+        """The session is this owner's to care for."""
+        return self.life not in FINAL and self.life is not ActorState.DRAINING
 
     @property
     def backlog(self) -> int:
         """Places in the inbox and before it that are taken."""
-        return len(self._memory.inbox) + len(self._arrivals)
+        return len(self._memory.inbox) + len(self._intake.arrivals)
 
     @property
     def waiting(self) -> int:
         """Messages behind the one that runs."""
-        live = sum(not entry.skip for entry in self._memory.inbox)
-        return live + len(self._arrivals) - (self.running is not None and self.running.waiting)
+        arrived = len(self._intake.arrivals)
+        return self._memory.inbox.live + arrived - (self.running is not None and self.running.waiting)
 
     @property
     def running(self) -> Turn | None:
@@ -102,15 +114,15 @@ class Actor:
             return
         if self.life is ActorState.ACTIVATING:
             self._move(ActorEvent.LOADED)
-        self._arrivals.sift(self._admit)
+        self._intake.arrivals.sift(self._intake.admits)
         self.step()
 
     def deliver(self, delivery: Delivery, envelope: Envelope) -> None:
         """A message for this session, in the order of deliveries."""
         self.used = self._world.clock.monotonic()
         arrival = Arrival(delivery, envelope, entry_of(envelope, self._world.clock.now()), self.used)
-        if self.life is ActorState.ACTIVATING or self._admit(arrival):
-            self._arrivals.add(arrival)
+        if self.life is ActorState.ACTIVATING or self._intake.admits(arrival):
+            self._intake.arrivals.add(arrival)
             self.step()
 
     def cancel(self, message_id: str) -> None:
@@ -145,9 +157,21 @@ class Actor:
         async with self._changing:
             await self._place(self._world.clock.monotonic())
 
-    def drain(self) -> None:
-        """Start nothing more."""
+    async def hand_over(self) -> None:
+        """Start nothing more. Returns once nothing of the session is unacked: what had not started stands in the inbox,
+        a turn that runs does so under the owner's mark, and goes on. Raises Fenced."""
+        if self.life in FINAL:
+            return
         self._move(ActorEvent.DRAIN)
+        if (turn := self.turn) is not None:
+            turn.call_off()
+            await turn.begins.wait()
+        async with self._changing:
+            await self._place(self._world.clock.monotonic())
+            if turn is not None and turn is self.turn and not turn.marked:
+                await self._intake.write_down(turn)
+        if turn is not None and not turn.marked:
+            await self.rested.wait()
 
     async def put_back(self) -> None:
         """The worker stops in the middle of the turn. A start that was counted is not held against its message: three
@@ -155,13 +179,13 @@ class Actor:
         turn = self.turn
         if turn is not None and turn.waiting and turn.began:
             turn.abandon()
-            entry = replace(turn.entry, starts=0, attempts=turn.attempts, running=False, not_before=0.0)
+            entry = replace(turn.entry, starts=0, attempts=turn.attempts, running=None, not_before=0.0)
             await self._world.store.retry(self.owner, self.key, entry, turn.envelope.SerializeToString())
 
     def stop(self) -> None:
         """Leave memory. What is unacked comes again."""
         self._move(ActorEvent.STOP)
-        self._arrivals.clear()
+        self._intake.arrivals.clear()
         if self._alarm is not None:
             self._alarm.cancel()
 
@@ -172,49 +196,49 @@ class Actor:
         if self.turn is None and not self._held:
             if self._stale:
                 self._reload()
-            elif self.life not in (ActorState.ACTIVATING, ActorState.DRAINING):
+            elif self.life is not ActorState.ACTIVATING and not (self._owes or self._taking_over) and self._goes_on:
                 self._choose()
-        if (due := self._arrivals.due()) is not None and not self._placing_soon:
+        if self._memory.outbox and not (self._flushing or self._stale) and self._goes_on:
+            self._flushing = True
+            self._world.spawn(self._beside(self._flush()))
+        if (due := self._intake.arrivals.due()) is not None and not self._placing_soon:
             self._wake_in(due - self._world.clock.monotonic())
 
-    async def pass_over(self, missing: Number) -> bool:
-        """Give the number up, if it is still missing. Raises Fenced."""
-        async with self._changing:
-            passed = self.lacks(missing) and await self._world.persist(
-                "gap",
-                lambda: self._world.store.pass_over(self.owner, self.key, missing, self._world.clock.now()),
-            )
-            if passed:
-                self._memory.pass_over(missing)
-            elif self.lacks(missing):
-                self._stale = True
-        return passed
+    def gaps(self) -> list[Run]:
+        """See `troupe.dataplane.actors.gap.Waiting`."""
+        if not self._goes_on:
+            return []
+        runs = self._memory.inbox.gaps()
+        if self.turn is not None:
+            return [run for run in runs if Number(run.stream, run.first) != self.turn.number]
+        return runs
 
-    def lacks(self, missing: Number) -> bool:
-        """Whether the session still waits for this number and it neither waits nor runs here."""
-        running = self.turn is not None and self.turn.number == missing
-        return self.life not in FINAL and not running and self._memory.lacks(missing)
+    async def pass_over(self, run: Run) -> int:
+        """See `troupe.dataplane.actors.gap.Waiting`."""
+        passed = 0
+        async with self._changing:
+            while not self._stale and (missing := self._missing(run)) is not None:
+                first, count = Number(missing.stream, missing.first), min(MAX_RUN, len(missing))
+                if await self._given_up(first, count):
+                    self._memory.pass_over(first, count)
+                    passed += count
+                else:
+                    self._stale = True
+        return passed
 
     def arrivals(self) -> list[Arrival]:
         """What was delivered and is neither started nor placed."""
-        return self._arrivals.all()
+        return self._intake.arrivals.all()
 
-    def _admit(self, arrival: Arrival) -> bool:
-        """Whether the arrival is to be kept: it may have an effect, and is not the message that runs."""
-        entry, delivery = arrival.entry, arrival.delivery
-        if self._memory.place(entry.number) is Place.SETTLED or self._memory.holds(entry.number):
-            delivery.ack()
-        elif not self._joins(arrival):
-            self._refuse_other_payload(entry)
-            return True
-        return False
+    def _missing(self, run: Run) -> Run | None:
+        return next((found for gap in self.gaps() if (found := gap.within(run)) is not None), None)
 
-    def _joins(self, arrival: Arrival) -> bool:
-        """It came again, or is a SKIP for the number that runs: it is acked with the turn."""
-        if self.turn is None or self.turn.number != arrival.entry.number:
-            return False
-        self.turn.deliveries.append(arrival.delivery)
-        return True
+    async def _given_up(self, first: Number, count: int) -> bool:
+        store, now = self._world.store, self._world.clock.now()
+        return await self._world.persist("gap", lambda: store.pass_over(self.owner, self.key, first, count, now))
+
+    def _outdated(self) -> None:
+        self._stale = True
 
     def _reload(self) -> None:
         if not self._loading:
@@ -225,6 +249,9 @@ class Actor:
         async with self._changing:
             self._memory.take_up(await self._world.persist("load", lambda: self._world.store.load(self.key)))
             self._stale = False
+            self._owes = bool(self._memory.outbox)
+            if self._memory.inbox.gaps():
+                self._gaps.watch(self)
 
     def _choose(self) -> None:
         now = self._world.clock.now()
@@ -235,13 +262,17 @@ class Actor:
                 self._wait(entry.placed + self._world.order_timeout - now)
             case Wait(until):
                 self._wait(until - now)
-            case Gap(missing):
+            case Held(entry):
                 self._move(ActorEvent.WAIT)
-                self._gaps.watch(self, missing)
+                self._taking_over = True
+                self._world.spawn(self._beside(self._take_over(entry)))
+            case Gap():
+                self._move(ActorEvent.WAIT)
+                self._gaps.watch(self)
             case Empty():
-                first = self._arrivals.first()
+                first = self._intake.arrivals.first()
                 if first is not None and self._may_start(first):
-                    self._begin(self._fast(self._arrivals.start()))
+                    self._begin(self._fast(self._intake.arrivals.start()))
                 else:
                     self._move(ActorEvent.REST)
 
@@ -249,6 +280,7 @@ class Actor:
         """Only what was certainly never started before may start without being counted."""
         return (
             arrival.delivery.redeliveries == 0
+            and not arrival.entry.redriven
             and not self._memory.has_journal(arrival.entry.message_id)
             and self._memory.place(arrival.entry.number) is Place.NEXT
             and (arrival.entry.skip or self._world.behaviour(self.key) is not None)
@@ -269,7 +301,7 @@ class Actor:
     def _begin(self, turn: Turn) -> None:
         self.turn = turn
         self.rested.clear()
-        self._arrivals.sift(lambda arrival: not self._joins(arrival))
+        self._intake.arrivals.sift(lambda arrival: not self._intake.joins(arrival))
         self._move(ActorEvent.BEGIN)
         self._world.spawn(self._run(turn))
 
@@ -279,7 +311,9 @@ class Actor:
         turn.task = asyncio.current_task()
         try:
             if turn.waiting and turn.entry.starts > 0 and not turn.entry.skip:
+                turn.queued = True
                 async with self._suspects:
+                    turn.queued = False
                     await self._take(turn)
             else:
                 await self._take(turn)
@@ -291,14 +325,63 @@ class Actor:
             self.used = self._world.clock.monotonic()
             self.turn = None
             self.rested.set()
+            turn.begins.set()
         if self.life is ActorState.RUNNING:
             self._move(ActorEvent.REST)
         self.step()
 
     async def _take(self, turn: Turn) -> None:
+        if turn.called_off and turn.waiting:
+            return
         if await self._runner.run(turn, on_long=lambda: self._world.spawn(self._mark(turn))) is Afterwards.STALE:
             self._stale = True
         turn.ack()
+
+    async def _mark(self, turn: Turn) -> None:
+        """The turn takes long: its message waits in the store from now on, and its delivery is acked."""
+        try:
+            async with self._changing:
+                if turn is self.turn and not turn.waiting:
+                    await self._intake.write_down(turn)
+        except Fenced as fenced:
+            self._world.fenced(self.owner, fenced.epoch)
+
+    async def _take_over(self, entry: Entry) -> None:
+        """Nothing of the session starts before the message under a mark has come to its end, or is this owner's."""
+        mark = entry.running
+        try:
+            over = await self._predecessors.outlast(entry, lambda: self._goes_on)
+            async with self._changing:
+                if over and mark is not None:
+                    store = self._world.store
+                    taken = await self._world.persist(
+                        "take-over", lambda: store.take_over(self.owner, self.key, entry.number, mark)
+                    )
+                    if taken:
+                        self._memory.put_first(replace(entry, running=None, starts=max(1, entry.starts)))
+                        return
+                self._stale = True
+            # It may have come to its end under the other's name: whoever follows it here finds that in the store.
+            with self._world.hub.log(self.key, entry.message_id) as message_log:
+                message_log.stir()
+        finally:
+            self._taking_over = False
+
+    async def _flush(self) -> None:
+        try:
+            await outbox.flush(self._world, self.owner, self._memory, self.key, goes_on=lambda: self._goes_on)
+            self._owes = False
+        finally:
+            self._flushing = False
+
+    async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Fenced as fenced:
+            self._world.fenced(self.owner, fenced.epoch)
+        except Exception:
+            self._defective("work beside a turn failed: a defect of the runtime")
+        self.step()
 
     def _defective(self, what: str) -> None:
         log.exception(what, session=str(self.key))
@@ -320,91 +403,23 @@ class Actor:
 
     def _wake(self) -> None:
         self._alarm = None
-        due = self._arrivals.due()
+        due = self._intake.arrivals.due()
         if due is not None and due <= self._world.clock.monotonic() and not self._placing_soon:
             self._placing_soon = True
-            self._world.spawn(self._place_due())
+            self._world.spawn(self._beside(self._place_due()))
         self.step()
 
     async def _place_due(self) -> None:
         """Write what has waited long enough to the inbox."""
         try:
             async with self._changing:
-                await self._place(self._arrivals.due() or 0.0)
-        except Fenced as fenced:
-            self._world.fenced(self.owner, fenced.epoch)
-        except Exception:
-            self._defective("messages could not be placed: a defect of the runtime")
+                await self._place(self._intake.arrivals.due() or 0.0)
         finally:
             self._placing_soon = False
-        self.step()
 
     async def _place(self, until: float) -> None:
-        await self._write_down_copied()
-        for placement in await self._arrivals.place(until, self._world, self.owner, self.key):
-            self._placed(placement)
-            placement.arrival.delivery.ack()
-
-    async def _write_down_copied(self) -> None:
-        """What runs is written down before copies of it are: beside it they become SKIPs, and should its turn not end
-        it must not be lost with them."""
-        written: Turn | None = None
-        while (turn := self.turn) is not None and turn is not written and self._is_copied(turn):
-            await self._write_down(turn)
-            written = turn
-
-    def _is_copied(self, turn: Turn) -> bool:
-        """It runs unplaced, and a copy of it has arrived. What has not begun may turn out to be a copy itself."""
-        copies = (arrival.entry for arrival in self._arrivals.all() if arrival.entry.message_id == turn.message_id)
-        return turn.began and not turn.waiting and any(not copy.skip for copy in copies)
-
-    def _placed(self, placement: Placement) -> None:
-        entry = placement.entry
-        match placement.placed:
-            case Placed.NEW | Placed.SKIPPED:
-                self._refuse_other_payload(placement.arrival.entry)
-                self._memory.wait(entry, recorded=entry.skip)
-                metrics.INBOX_WRITES.inc()
-            case Placed.PRESENT if not self._memory.holds(entry.number):
-                self._stale = True
-            case Placed.SETTLED if self.turn is None and self._memory.place(entry.number) is not Place.SETTLED:
-                self._stale = True
-            case Placed.PRESENT | Placed.SETTLED:
-                pass
-
-    async def _mark(self, turn: Turn) -> None:
-        """The turn takes long: its message waits in the store from now on, and its delivery is acked."""
-        try:
-            async with self._changing:
-                if turn is self.turn and not turn.waiting:
-                    await self._write_down(turn)
-        except Fenced as fenced:
-            self._world.fenced(self.owner, fenced.epoch)
-
-    async def _write_down(self, turn: Turn) -> None:
-        entry = replace(turn.entry, running=True, attempts=turn.attempts)
-        body = turn.envelope.SerializeToString()
-        place = await self._world.persist("inbox", lambda: self._world.store.put(self.owner, self.key, entry, body))
-        if turn is self.turn and place in (Placed.NEW, Placed.PRESENT):
-            turn.waiting = True
-            self._memory.put_first(entry)
-            turn.ack()
-
-    def _refuse_other_payload(self, entry: Entry) -> None:
-        """The id of a message that waits, with another payload: its sender is told at once, where it is sure which of
-        them is the message. It is not beside one that runs and does not wait, nor where either may be a copy: then
-        the sender is told when the number is settled."""
-        running = self.turn
-        unplaced = running is not None and running.message_id == entry.message_id and not running.waiting
-        if unplaced or self._memory.may_have_record(entry.message_id):
-            return
-        first = self._memory.waiting(entry.message_id)
-        if first is not None and first.digest != entry.digest and not entry.skip and not first.skip:
-            with self._world.hub.log(self.key, entry.message_id) as message_log:
-                events = AttemptEvents(
-                    message_log, self.key.ref(), entry.message_id, self.owner.epoch, 0, self._world.clock
-                )
-                events.failed(refused(entry.message_id), only=entry.number)
+        if await self._intake.place(until):
+            self._gaps.watch(self)
 
     def _move(self, event: ActorEvent) -> None:
         self.life = after(self.life, event)

@@ -43,6 +43,14 @@ class TurnContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Send:
+    """A message that a turn sends once it is committed, if it is."""
+
+    target: SessionKey
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
 class TurnResult:
     """What a turn leaves behind when it succeeds."""
 
@@ -55,6 +63,8 @@ class TurnResult:
     """What this turn used."""
     session_usage: Usage | None = None
     """What all turns of the session used, this one included."""
+    sends: Sequence[Send] = ()
+    """In order: messages to one session arrive in this order."""
 
 
 class Behaviour(Protocol):

@@ -4,26 +4,25 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable
+from typing import Any, Final
 
 import structlog
 
-from troupe.broker.addressing import SessionKey, mailbox
-from troupe.broker.envelope import Undecodable, decode
-from troupe.broker.port import Broker, DeadLetter, Delivery, Subscription
+from troupe.broker.addressing import SessionKey
+from troupe.broker.envelope import MAX_PAYLOAD
+from troupe.broker.order import Number
+from troupe.broker.port import PREFETCH, Broker
 from troupe.chassis.clock import Clock
-from troupe.chassis.errors import ResourceExhausted
+from troupe.chassis.errors import TroupeError
 from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.actor import Actor
 from troupe.dataplane.actors.behaviour import Behaviour
-from troupe.dataplane.actors.gap import GapWatch
 from troupe.dataplane.actors.hub import Hub
-from troupe.dataplane.actors.settle import POOL
+from troupe.dataplane.actors.shard import Shard
 from troupe.dataplane.actors.world import Ending, World
-from troupe.dataplane.state.port import Fenced, Owner, StateStore
-from troupe.v1 import envelope_pb2, status_pb2
+from troupe.dataplane.state.port import Owner, StateStore
+from troupe.v1 import status_pb2
 from troupe.v1.status_pb2 import ShardStatus
 
 SWEEP = 10.0
@@ -35,36 +34,14 @@ RETENTION = 30 * 24 * 3600.0
 AT_ONCE = 1.0
 """Seconds that `hold` waits for shards to be acquired: as a rule milliseconds, but stores and brokers can be away."""
 AGAIN = 1.0
-"""Seconds until a shard is acquired again that could not be, or was given up over a defect."""
-
+"""Seconds until a shard is acquired again that was given up over a defect."""
 PUT_BACK = 1.0
-"""Seconds that a stopping worker takes at most to write down the turns that it interrupts."""
+"""Seconds that a stopping worker takes at most to write down the turns that it interrupts, and, however short its drain
+is, to hand its shards over."""
+UNACKED: Final = 256 * 1024 * 1024
+"""Bytes of bodies that a worker holds unacked at most, were they all as large as they may be."""
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class Shard:
-    """One shard that this worker holds."""
-
-    owner: Owner
-    gaps: GapWatch
-    actors: dict[SessionKey, Actor] = field(default_factory=dict)
-    subscription: Subscription | None = None
-    lost: bool = False
-    draining: bool = False
-
-    def is_wanted(self) -> bool:
-        """It is to be acquired, and its messages taken."""
-        return not (self.lost or self.draining)
-
-    def status(self) -> ShardStatus:
-        return ShardStatus(
-            shard=self.owner.shard,
-            epoch=self.owner.epoch,
-            state=status_pb2.SHARD_STATE_ACTIVE if self.subscription else status_pb2.SHARD_STATE_ACQUIRING,
-            running_sessions=sum(actor.turn is not None for actor in self.actors.values()),
-        )
 
 
 class Host:
@@ -83,13 +60,20 @@ class Host:
         order_timeout: float,
         idle_after: float,
         max_hot_sessions: int,
+        handover_timeout: float | None,
+        unacked_budget: int,
         ended: Callable[[Ending], None],
         dice: Callable[[], float],
     ) -> None:
         self._tasks, self._clock, self._store, self._broker = tasks, clock, store, broker
         self._idle_after, self.max_hot = idle_after, max_hot_sessions
+        self._unacked_budget = unacked_budget
         self._shards: dict[int, Shard] = {}
+        self._wanted: dict[int, Owner] = {}
+        self._live: Container[str] | None = None
+        self._leaving: set[Actor] = set()
         self._hot: OrderedDict[SessionKey, Actor] = OrderedDict()
+        self._refused: dict[Owner, int] = {}
         self._suspects = asyncio.Lock()
         self._draining = False
         self._beside: set[asyncio.Task[None]] = set()
@@ -104,6 +88,9 @@ class Host:
             fenced=self._fenced,
             defective=self._defective,
             order_timeout=order_timeout,
+            handover_timeout=handover_timeout,
+            is_live=lambda instance: self._live is None or instance in self._live,
+            goes_on=self._goes_on,
             ended=ended,
             dice=dice,
         )
@@ -122,11 +109,14 @@ class Host:
         idle_after: float = 600.0,
         max_hot_sessions: int = 10_000,
         drain_timeout: float = 20.0,
+        handover_timeout: float | None = None,
+        unacked_budget: int = UNACKED,
         ended: Callable[[Ending], None] = lambda _: None,
         dice: Callable[[], float] = random.random,
     ) -> AsyncIterator["Host"]:
-        """A host that holds nothing yet; `ended` hears how each message ended. On exit it takes nothing new, gives
-        running turns `drain_timeout` seconds, and stops; what did not end stays with the broker or in the inbox."""
+        """A host that holds nothing yet; `ended` hears how each message ended. On exit it hands all shards over, gives
+        running turns `drain_timeout` seconds, and stops; what did not end waits in the inbox. A turn whose shard was
+        handed over goes on for `handover_timeout` seconds, by default as long as it may take at all."""
         async with asyncio.TaskGroup() as tasks:
             host = Host(
                 store,
@@ -139,6 +129,8 @@ class Host:
                 order_timeout=order_timeout,
                 idle_after=idle_after,
                 max_hot_sessions=max_hot_sessions,
+                handover_timeout=handover_timeout,
+                unacked_budget=unacked_budget,
                 ended=ended,
                 dice=dice,
             )
@@ -153,28 +145,53 @@ class Host:
                     for task in host._beside:
                         task.cancel()
 
-    async def hold(self, owners: Iterable[Owner]) -> None:
-        """Hold exactly these shards: let go of the others at once, claim and subscribe to the new ones. What cannot
-        be acquired within AT_ONCE is tried on beside, until it is or is not wanted any more. A host that stops
-        acquires none."""
-        wanted = {owner.shard: owner for owner in owners}
-        for number, shard in list(self._shards.items()):
-            if wanted.get(number) != shard.owner:
-                await self._let_go(shard)
-        new = [owner for number, owner in wanted.items() if number not in self._shards and not self._draining]
-        for owner in new:
-            self._shards[owner.shard] = Shard(owner, GapWatch(owner, self.world))
-        acquiring = [self._spawn(self._acquire(self._shards[owner.shard])) for owner in new]
+    async def hold(
+        self, owners: Iterable[Owner], revoked: Container[int] = (), live: Container[str] | None = None
+    ) -> None:
+        """Hold exactly these shards: hand over those that are `revoked`, beside; let go of others at once; claim and
+        subscribe to the new ones. What cannot be acquired within AT_ONCE is tried on beside, until it is or is not
+        wanted any more. A host that stops acquires none. `live` are the processes that may still run turns; None:
+        nobody knows."""
+        mine = {owner.shard: owner for owner in owners}
+        self._live = live
+        self._wanted = {number: owner for number, owner in mine.items() if number not in revoked}
+        self._refused = {owner: epoch for owner, epoch in self._refused.items() if mine.get(owner.shard) == owner}
+        lost = []
+        for number, shard in self._shards.items():
+            if shard.releasing:
+                continue
+            if mine.get(number) != shard.owner:
+                lost.append(shard)
+            elif number in revoked:
+                shard.releasing = True
+                self._spawn(self._hand_over(shard))
+        await asyncio.gather(*map(self._let_go, lost))
+        acquiring = self._acquire_wanted()
         if acquiring:
             await asyncio.wait(acquiring, timeout=AT_ONCE)
 
     def statuses(self) -> list[ShardStatus]:
-        """The shards held, by number."""
-        return [self._shards[number].status() for number in sorted(self._shards)]
+        """The shards held, and those that the store refuses, by number."""
+        refused = [
+            ShardStatus(
+                shard=owner.shard, epoch=owner.epoch, state=status_pb2.SHARD_STATE_REFUSED, store_epoch=store_epoch
+            )
+            for owner, store_epoch in self._refused.items()
+        ]
+        held = [shard.status() for shard in self._shards.values()]
+        return sorted(held + refused, key=lambda status: status.shard)
 
     def actor(self, key: SessionKey) -> Actor | None:
         """The session's actor, if it is in memory."""
         return self._hot.get(key)
+
+    def cancel(self, key: SessionKey, message_id: str) -> None:
+        """A CANCEL was recorded for the message: tell whoever has it, in a session that was handed over too."""
+        concerned = {actor for actor in self._leaving if actor.key == key}
+        if (actor := self._hot.get(key)) is not None:
+            concerned.add(actor)
+        for each in concerned:
+            each.cancel(message_id)
 
     @property
     def hot(self) -> int:
@@ -184,86 +201,44 @@ class Host:
     @property
     def running(self) -> int:
         """Turns that run."""
-        return sum(actor.turn is not None for actor in self._hot.values())
+        return sum(actor.turn is not None for actor in self._leaving.union(self._hot.values()))
 
     def owner(self, shard: int) -> Owner | None:
         """Under which name this worker writes the shard; None when it does not hold it."""
         held = self._shards.get(shard)
-        return held.owner if held and held.subscription else None
+        return held.owner if held and held.active else None
 
     def wake(self, owner: Owner, key: SessionKey) -> Actor:
         """The session's actor, brought into memory if it is not there. The worker holds its shard as `owner`."""
-        return self._find(self._shards[owner.shard], key)
+        return self._shards[owner.shard].find(key)
 
     def revision_changed(self) -> None:
         """What waits for a target may have got it."""
         for actor in self._hot.values():
             actor.step()
 
-    async def _acquire(self, shard: Shard) -> None:
-        owner = shard.owner
-        while shard.is_wanted():
-            try:
-                waiting = await self._store.claim(owner)
-                subscription = await self._broker.consume(
-                    mailbox(owner.shard), lambda delivery: self._delivered(shard, delivery)
-                )
-            except Fenced as fenced:
-                self._fenced(owner, fenced.epoch)
-                return
-            except Exception as error:
-                log.warning("shard not acquired, trying again", shard=owner.shard, error=str(error))
-                await self._clock.sleep(AGAIN)
-                continue
-            shard.subscription = subscription
-            if not shard.is_wanted():
-                await subscription.close()
-                return
-            for key in waiting:
-                self._find(shard, key)
-            return
+    def _acquire_wanted(self) -> list[asyncio.Task[None]]:
+        new = [
+            owner
+            for number, owner in self._wanted.items()
+            if number not in self._shards and owner not in self._refused and not self._draining
+        ]
+        for owner in new:
+            self._shards[owner.shard] = Shard(owner, self.world, self._find)
+        prefetch = self._prefetch()
+        return [self._spawn(self._shards[owner.shard].acquire(prefetch)) for owner in new]
 
-    def _delivered(self, shard: Shard, delivery: Delivery) -> None:
-        if not shard.is_wanted():
-            return
-        shard.gaps.delivered()
-        try:
-            envelope = decode(delivery.body)
-        except Undecodable as error:
-            self._spawn(self._bury(delivery, error))
-            return
-        if envelope.kind == envelope_pb2.ENVELOPE_KIND_PROBE:
-            delivery.ack()
-            shard.gaps.probe_returned(envelope.id)
-        else:
-            self._find(shard, SessionKey.of(envelope.target)).deliver(delivery, envelope)
-
-    async def _bury(self, delivery: Delivery, error: Undecodable) -> None:
-        now = self._clock.now()
-        letter = DeadLetter(
-            body=delivery.body,
-            pool=POOL,
-            message_id="",
-            session="",
-            reason=error.reason,
-            error=str(error),
-            attempts=0,
-            first_failed=now,
-            last_failed=now,
-            worker_id=self.world.worker_id,
-            revision_id="",
-            trace_id="",
-        )
-        await self.world.persist("dead letter", lambda: self._broker.dead_letter(letter))
-        log.warning("body given up", reason=error.reason, error=str(error), bytes=len(delivery.body))
-        delivery.ack()
+    def _prefetch(self) -> int:
+        """Deliveries that each shard may hold unacked, so that all of them together keep to the budget."""
+        return max(1, min(PREFETCH, self._unacked_budget // (MAX_PAYLOAD * max(1, len(self._shards)))))
 
     def _find(self, shard: Shard, key: SessionKey) -> Actor:
         actor = shard.actors.get(key)
         if actor is None:
+            if key not in self._hot:
+                metrics.HOT_SESSIONS.inc()
             actor = Actor(key, shard.owner, self.world, shard.gaps, self._suspects)
             shard.actors[key] = self._hot[key] = actor
-            metrics.HOT_SESSIONS.inc()
             self._spawn(actor.activate())
             if len(self._hot) > self.max_hot:
                 self._passivate(len(self._hot) - self.max_hot, idle_for=0.0)
@@ -283,73 +258,114 @@ class Host:
 
     def _drop(self, actor: Actor) -> None:
         actor.stop()
-        if self._hot.pop(actor.key, None):
-            metrics.HOT_SESSIONS.dec()
-        if shard := self._shards.get(actor.owner.shard):
+        self._forget_hot(actor)
+        if (shard := self._shards.get(actor.owner.shard)) and shard.owner == actor.owner:
             shard.actors.pop(actor.key, None)
 
+    def _forget_hot(self, actor: Actor) -> None:
+        """Another may have taken its place."""
+        if self._hot.get(actor.key) is actor:
+            del self._hot[actor.key]
+            metrics.HOT_SESSIONS.dec()
+
     def _fenced(self, owner: Owner, epoch: int) -> None:
+        """Only what was opened under the refused epoch is closed: this process may hold the shard under a newer one."""
         metrics.FENCED.inc()
         shard = self._shards.get(owner.shard)
         if shard is not None and shard.owner == owner and not shard.lost:
             log.warning("shard lost to another owner", shard=owner.shard, epoch=owner.epoch, newer_epoch=epoch)
-            self._spawn(self._let_go(shard))
+            self._refused[owner] = epoch
+            if not shard.releasing:
+                self._spawn(self._lose(shard))
+
+    async def _lose(self, shard: Shard) -> None:
+        await self._let_go(shard)
+        # Whoever follows a message of it hears no more of it here.
+        self.world.hub.stir()
 
     def _defective(self, owner: Owner) -> None:
         """Start the shard anew: what was delivered comes again, through the inbox, where its starts are counted."""
         metrics.DEFECTS.inc()
         shard = self._shards.get(owner.shard)
-        if shard is not None and shard.owner == owner and not shard.lost:
+        if shard is not None and shard.owner == owner and not (shard.lost or shard.releasing):
             self._spawn(self._restart(shard))
 
     async def _restart(self, shard: Shard) -> None:
         await self._let_go(shard)
         await self._clock.sleep(AGAIN)
-        if shard.owner.shard not in self._shards and not self._draining:
-            again = Shard(shard.owner, GapWatch(shard.owner, self.world))
-            self._shards[shard.owner.shard] = again
-            await self._acquire(again)
+        self._acquire_wanted()
 
     async def _let_go(self, shard: Shard) -> None:
         """Stop at once: nothing is acked, nothing is written."""
-        shard.lost = True
+        shard.abandon()
+        self._forget_shard(shard, shard.actors.values())
+        await shard.close()
+
+    def _forget_shard(self, shard: Shard, actors: Iterable[Actor]) -> None:
         if self._shards.get(shard.owner.shard) is shard:
             del self._shards[shard.owner.shard]
-        for actor in list(shard.actors.values()):
+        for actor in actors:
+            self._forget_hot(actor)
+
+    async def _hand_over(self, shard: Shard) -> None:
+        """Release the shard, and take it again where that is wanted by then. Turns that run go on."""
+        leaving = await shard.release()
+        self._leaving.update(leaving)
+        self._forget_shard(shard, [actor for actor in shard.actors.values() if actor not in leaving])
+        for actor in leaving:
+            self._spawn(self._see_off(actor))
+        self._acquire_wanted()
+
+    async def _see_off(self, actor: Actor) -> None:
+        """Let the turn come to its end under its mark. One that takes too long is put back: the new owner need not
+        wait for what is not going to end."""
+        timeout = self.world.handover_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await actor.rested.wait()
+        except TimeoutError:
+            try:
+                async with asyncio.timeout(PUT_BACK):
+                    await actor.put_back()
+            except (TroupeError, TimeoutError) as error:
+                log.info("turn not put back", session=str(actor.key), error=str(error))
+        finally:
+            self._leaving.discard(actor)
             actor.stop()
-            if self._hot.pop(actor.key, None):
-                metrics.HOT_SESSIONS.dec()
-            if actor.turn is not None:
-                actor.turn.abandon()
-        if shard.subscription is not None:
-            await shard.subscription.close()
+            self._forget_hot(actor)
+
+    def _goes_on(self, key: SessionKey, number: Number) -> bool:
+        return any(
+            actor.key == key and actor.turn is not None and actor.turn.number == number for actor in self._leaving
+        )
 
     async def _stop(self, drain_timeout: float) -> None:
         self._draining = True
-        shards = list(self._shards.values())
+        until = asyncio.get_running_loop().time() + drain_timeout
+        shards = [shard for shard in self._shards.values() if not shard.releasing]
         for shard in shards:
-            shard.draining = True
-            if shard.subscription is not None:
-                await shard.subscription.cancel()
-            for actor in shard.actors.values():
-                actor.drain()
+            shard.releasing = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_timeout):
-                for shard in shards:
-                    for actor in list(shard.actors.values()):
-                        await actor.rested.wait()
+            async with asyncio.timeout(max(drain_timeout, PUT_BACK)):
+                await asyncio.gather(*map(self._hand_over, shards))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                for actor in list(self._leaving):
+                    await actor.rested.wait()
+        interrupted = [*self._leaving, *(actor for shard in self._shards.values() for actor in shard.actors.values())]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PUT_BACK):
-                await asyncio.gather(
-                    *(actor.put_back() for shard in shards for actor in shard.actors.values()), return_exceptions=True
-                )
-        for shard in shards:
+                await asyncio.gather(*(actor.put_back() for actor in interrupted), return_exceptions=True)
+        for shard in list(self._shards.values()):
             await self._let_go(shard)
 
     async def _sweep(self) -> None:
         while True:
             await self._clock.sleep(SWEEP)
             self._passivate(len(self._hot), self._idle_after)
+            metrics.INBOX_MESSAGES.set(sum(actor.backlog for actor in self._hot.values()))
+            for shard in list(self._shards.values()):
+                await shard.sweep()
 
     async def _forget(self) -> None:
         while True:
@@ -375,11 +391,3 @@ class Host:
         except Exception:
             log.exception("work beside a turn failed: a defect of the runtime")
             metrics.DEFECTS.inc()
-
-
-def check_busy(actor: Actor | None, limit: int) -> None:
-    """Raise ResourceExhausted where the session has as many messages waiting as it may."""
-    if actor is not None and actor.backlog >= limit:
-        raise ResourceExhausted(
-            "SESSION_FULL", f"{limit} messages wait for session {actor.key}; try later", retry_after=1.0
-        )

@@ -2,12 +2,15 @@
 
 A message's events stand in one log while anybody runs or follows it; followers read it at their own pace, so a slow
 one slows nobody and needs no queue of its own. Text that a follower is behind with reaches it as one event.
+
+A session can move to another worker, and its messages can end there. Who follows is then stirred: the log has nothing
+more to say for now, and the follower looks in the store, and for the owner, before it comes back.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
@@ -17,7 +20,8 @@ from troupe.v1.turn_pb2 import Event
 
 FEED_LIMIT = 4096
 """Events that a session's follower may be behind before it is cut."""
-_FINAL = ("completed", "failed")
+LAST = ("completed", "failed")
+"""The kinds of event that end a message."""
 
 
 class Hub:
@@ -28,23 +32,38 @@ class Hub:
         self._feeds: dict[SessionKey, set[Feed]] = {}
 
     @contextlib.contextmanager
-    def log(self, key: SessionKey, message_id: str) -> Iterator["MessageLog"]:
-        """The message's log, kept while this is entered, by any number of users."""
+    def log(self, key: SessionKey, message_id: str, *, runs: bool = False) -> Iterator["MessageLog"]:
+        """The message's log, kept while this is entered, by any number of users. `runs`: the message's turn runs
+        while it is entered; followers are stirred when that ends without the message's end."""
         name = (key, message_id)
         log = self._logs.get(name)
         if log is None:
             log = self._logs[name] = MessageLog(self, key)
         log.users += 1
+        log.running += runs
         try:
             yield log
         finally:
             log.users -= 1
+            log.running -= runs
+            if runs and not log.ended:
+                log.stir()
             if log.users == 0:
                 self._logs.pop(name, None)
 
     def listening(self, key: SessionKey, message_id: str) -> bool:
         """Whether anybody has the message's log open, or follows the session."""
         return (key, message_id) in self._logs or key in self._feeds
+
+    def stir(self, concerned: Callable[[SessionKey], bool] = lambda _: True) -> None:
+        """Stir those who follow these sessions, or messages of theirs."""
+        for (key, _), log in self._logs.items():
+            if concerned(key):
+                log.stir()
+        for key, feeds in self._feeds.items():
+            if concerned(key):
+                for feed in feeds:
+                    feed.stir()
 
     @contextlib.contextmanager
     def feed(self, key: SessionKey) -> Iterator["Feed"]:
@@ -67,7 +86,11 @@ class MessageLog:
     """The events of one message that still matter: those of attempts that were sealed are dropped."""
 
     def __init__(self, hub: Hub, key: SessionKey) -> None:
-        self.users = 0
+        self.users = self.running = 0
+        self.ended = False
+        """The message's last event is here."""
+        self.stirs = 0
+        """How often its followers were stirred."""
         self._hub, self._key = hub, key
         self._events: list[tuple[Event, Number | None, bytes]] = []
         self._dropped = 0
@@ -80,18 +103,28 @@ class MessageLog:
             self._dropped += len(self._events)
             self._events.clear()
         self._events.append((event, only, digest))
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._tell()
         if only is None:
+            self.ended = self.ended or event.WhichOneof("kind") in LAST
             self._hub._feed(self._key, event)
 
+    def stir(self) -> None:
+        """Let everybody's `follow` end, once it has given what is here."""
+        self.stirs += 1
+        self._tell()
+
     async def follow(
-        self, after: EventPosition | None = None, number: Number | None = None, digest: bytes = b""
-    ) -> AsyncIterator[Event]:
-        """The events beyond `after`, those to come included, until the message's last one. `number` is the copy that
-        the follower sent, `digest` its payload's: events of another payload are not the follower's to see."""
+        self,
+        after: EventPosition | None = None,
+        number: Number | None = None,
+        digest: bytes = b"",
+        stirs: int | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """The events beyond `after`, those to come included, until the message's last one, or until the follower is
+        stirred. `number` is the copy that the follower sent, `digest` its payload's: events of another payload are not
+        the follower's to see. `stirs` are those that the follower has answered; by default, all before."""
         beyond = (after.epoch, after.attempt, after.sequence) if after else (0, 0, 0)
-        cursor = 0
+        cursor, stirs = 0, self.stirs if stirs is None else stirs
         while True:
             news = self._news
             fresh = self._events[max(0, cursor - self._dropped) :]
@@ -100,12 +133,18 @@ class MessageLog:
                 event
                 for event, only, about in fresh
                 if (only == number if only else about in (b"", digest) or not digest)
-                and ((event.epoch, event.attempt, event.sequence) > beyond or event.WhichOneof("kind") in _FINAL)
+                and ((event.epoch, event.attempt, event.sequence) > beyond or event.WhichOneof("kind") in LAST)
             ):
                 yield event
-                if event.WhichOneof("kind") in _FINAL:
+                if event.WhichOneof("kind") in LAST:
                     return
+            if self.stirs != stirs:
+                return
             await news.wait()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
 
 class Feed:
@@ -114,7 +153,7 @@ class Feed:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._news = asyncio.Event()
-        self._cut = False
+        self._cut = self._stirred = False
 
     def push(self, event: Event) -> None:
         if len(self._events) >= FEED_LIMIT:
@@ -123,8 +162,14 @@ class Feed:
             self._events.append(event)
         self._news.set()
 
-    async def follow(self) -> AsyncIterator[Event]:
-        """Events as they come. Raises ResourceExhausted once the follower is FEED_LIMIT behind."""
+    def stir(self) -> None:
+        """Let `follow` end, once it has given what is here."""
+        self._stirred = True
+        self._news.set()
+
+    async def follow(self) -> AsyncGenerator[Event, None]:
+        """Events as they come, until the follower is stirred. Raises ResourceExhausted once it is FEED_LIMIT
+        behind."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -135,6 +180,8 @@ class Feed:
                 raise ResourceExhausted(
                     "TOO_SLOW", f"the stream was {FEED_LIMIT} events behind and was cut; subscribe again", retry_after=1
                 )
+            if self._stirred:
+                return
 
 
 def _coalesced(events: Iterator[Event]) -> Iterator[Event]:

@@ -1,21 +1,23 @@
 """What an owner knows of one session: the store's answer when it was loaded, and what has changed since. Pure."""
 
-from collections.abc import Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 
-from troupe.broker.order import Number, Place, Position
-from troupe.dataplane.actors.inbox import Choice, choose
-from troupe.dataplane.state.port import RECENT, Entry, Loaded, begun
+from troupe.broker.order import Number, Place
+from troupe.dataplane.actors.inbox import Choice, Inbox
+from troupe.dataplane.state.port import RECENT, Entry, Loaded, Outgoing, Sent, begun
 
 
 class SessionMemory:
     """Kept in step with the store by the actor, which alone changes the session while it owns the shard."""
 
     def __init__(self) -> None:
-        self.loaded = Loaded()
-        """Version, state and history, up to date; the rest of it is below."""
-        self.inbox: list[Entry] = []
-        self._positions: dict[str, Position] = {}
+        self.inbox = Inbox()
+        self.outbox: dict[Number, Outgoing] = {}
+        """What was sent and is not struck, in the order in which it was sent."""
+        self._sent: dict[str, Sent] = {}
+        self.loaded = Loaded(sent=self._sent)
+        """Version, state, history and streams to others, up to date; the rest of it is beside it."""
         self._recent: dict[str, None] = {}
         self._recent_is_all = True
         self._cancelled: set[str] = set()
@@ -23,9 +25,10 @@ class SessionMemory:
 
     def take_up(self, loaded: Loaded) -> None:
         """The store's answer takes the place of all that was known, but for cancels that are not obeyed yet."""
-        self.loaded = replace(loaded, positions={}, inbox=(), recent=(), cancelled=(), journaled=frozenset())
-        self.inbox = list(loaded.inbox)
-        self._positions = dict(loaded.positions)
+        self.inbox = Inbox(loaded.inbox, loaded.positions)
+        self.outbox = {message.number: message for message in loaded.outbox}
+        self._sent = dict(loaded.sent)
+        self.loaded = Loaded(loaded.version, loaded.state, loaded.history, sent=self._sent)
         self._recent = dict.fromkeys([*loaded.recent, *self._cancelled])
         self._recent_is_all = len(loaded.recent) < RECENT
         self._cancelled.update(loaded.cancelled)
@@ -33,23 +36,18 @@ class SessionMemory:
 
     def choose(self, now: float) -> Choice:
         """Which waiting message may start."""
-        return choose(self.inbox, self._positions, now)
+        return self.inbox.choose(now)
 
     def place(self, number: Number) -> Place:
-        return self._positions.get(number.stream, Position()).place(number.sequence)
+        return self.inbox.place(number)
 
     def holds(self, number: Number) -> bool:
         """It waits here already. A copy that is neither started nor placed is the broker's to bring again."""
-        return any(entry.number == number for entry in self.inbox)
+        return number in self.inbox
 
     def waiting(self, message_id: str) -> Entry | None:
         """The message as it waits, the foremost where copies do."""
-        return next((entry for entry in self.inbox if entry.message_id == message_id), None)
-
-    def lacks(self, missing: Number) -> bool:
-        """Whether this number comes next in its stream and does not wait here."""
-        settled = self._positions.get(missing.stream, Position()).settled
-        return settled + 1 == missing.sequence and not self.holds(missing)
+        return next(iter(self.inbox.of(message_id)), None)
 
     def may_have_record(self, message_id: str) -> bool:
         return not self._recent_is_all or message_id in self._recent
@@ -66,7 +64,8 @@ class SessionMemory:
         """A CANCEL was recorded: where the message waited the store may have settled it."""
         self._cancelled.add(message_id)
         self._recent[message_id] = None
-        self.inbox = [_cancelled(entry) if entry.message_id == message_id else entry for entry in self.inbox]
+        for entry in self.inbox.of(message_id):
+            self.inbox.replace(_cancelled(entry))
 
     def wait(self, entry: Entry, *, recorded: bool = False) -> None:
         """It stands at the inbox's end; `recorded`: its message may have been settled by that."""
@@ -76,17 +75,15 @@ class SessionMemory:
 
     def begin(self, entry: Entry) -> None:
         """A start of it was counted."""
-        self.inbox = [begun(other) if other.number == entry.number else other for other in self.inbox]
+        if (waits := self.inbox.get(entry.number)) is not None:
+            self.inbox.replace(begun(waits))
 
     def put_first(self, entry: Entry) -> None:
-        """It stands at the inbox's head: it runs on, or is tried again."""
-        self.inbox = [entry, *(other for other in self.inbox if other.number != entry.number)]
+        """It stands at the inbox's head: it runs on, was taken over, or is tried again."""
+        self.inbox.put_first(entry)
 
     def settle(self, number: Number) -> None:
-        position = self._positions.get(number.stream, Position())
-        if position.place(number.sequence) is Place.NEXT:
-            self._positions[number.stream] = position.settle(number.sequence)
-        self.inbox = [entry for entry in self.inbox if entry.number != number]
+        self.inbox.settle(number)
 
     def record(self, message_id: str) -> None:
         """The message has a record; what waits under its id is a copy."""
@@ -95,10 +92,13 @@ class SessionMemory:
         if len(self._recent) > RECENT:
             self._recent_is_all = False
             del self._recent[next(iter(self._recent))]
-        self.inbox = [replace(entry, skip=True) if entry.message_id == message_id else entry for entry in self.inbox]
+        for entry in self.inbox.of(message_id):
+            self.inbox.replace(replace(entry, skip=True))
 
-    def turn_over(self, version: int, state: bytes | None, delta: bytes | None) -> None:
-        """What a turn changed; None where it did not."""
+    def turn_over(
+        self, version: int, state: bytes | None, delta: bytes | None, sent: Sequence[Outgoing], now: float
+    ) -> None:
+        """What a turn changed, None where it did not, and what it sent."""
         before = self.loaded
         self.loaded = replace(
             before,
@@ -106,10 +106,18 @@ class SessionMemory:
             state=before.state if state is None else state,
             history=before.history if delta is None else [*before.history, delta],
         )
+        for message in sent:
+            self.outbox[message.number] = message
+            self._sent[message.target] = Sent(message.number, now)
 
-    def pass_over(self, missing: Number) -> None:
-        """The store gave up the number, which came next."""
-        self._positions[missing.stream] = self._positions.get(missing.stream, Position()).pass_over()
+    def strike(self, numbers: Iterable[Number]) -> None:
+        """The broker has them."""
+        for number in numbers:
+            self.outbox.pop(number, None)
+
+    def pass_over(self, number: Number, count: int) -> None:
+        """The store gave up `number`, which came next, and those after it, `count` in all."""
+        self.inbox.pass_over(number, count)
 
 
 def _cancelled(entry: Entry) -> Entry:

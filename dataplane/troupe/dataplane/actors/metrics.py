@@ -9,8 +9,20 @@ TURN_LATENCY = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
 )
 TURN_TIME = Counter("troupe_turn_time_seconds", "Time of answered messages, by agent and cause.", ["agent", "cause"])
-RETRIES = Counter("troupe_turn_retries", "Attempts that failed and are tried again, by reason.", ["reason"])
+MAX_ATTEMPTS = 10
+"""Attempts that are told apart; beyond, they count as this one."""
+RETRIES = Counter(
+    "troupe_turn_retries",
+    f"Attempts that failed and are tried again, by reason and attempt, from 0; {MAX_ATTEMPTS} stands for all beyond.",
+    ["reason", "attempt"],
+)
 INBOX_WRITES = Counter("troupe_inbox_writes", "Messages that had to wait and were written to an inbox.")
+INBOX_MESSAGES = Gauge(
+    "troupe_inbox_messages", "Messages that wait in the sessions that are in memory, counted every 10 s."
+)
+SENT = Counter("troupe_outbox_sent", "Messages that actors sent and the broker confirmed.")
+HANDOVERS = Counter("troupe_handovers", "Shards handed over, by how that ended.", ["end"])
+TAKEOVERS = Counter("troupe_takeovers", "Messages taken from an owner that did not end their turn in time, or is gone.")
 GAPS = Counter("troupe_gaps", "Missing messages that a session waited for, by end.", ["end"])
 FENCED = Counter("troupe_fenced", "Writes that the store refused because a shard has another owner.")
 HOT_SESSIONS = Gauge("troupe_hot_sessions", "Sessions in memory.")

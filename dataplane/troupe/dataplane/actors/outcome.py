@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 from google.rpc import code_pb2
+from opentelemetry.trace import SpanKind
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import check_size
@@ -17,7 +18,7 @@ from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import CancelRecorded, Fenced, Owner, Record
+from troupe.dataplane.state.port import CancelRecorded, Fenced, Owner, Record, VersionConflict
 from troupe.v1 import turn_pb2
 
 STALE_AFTER = 23 * 3600.0
@@ -36,6 +37,8 @@ class Done:
 
     result: TurnResult
     behaviour: Behaviour
+    carrier: tracing.Carrier
+    """Of the turn's span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,17 @@ class Skipped:
     of: Record | None = None
 
 
-Outcome = Done | Failed | Expired | Cancelled | Skipped
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """The store has the message otherwise: it was settled, or is tried again, without this attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalledOff:
+    """It was not to start any more, and did not: the shard is being handed over."""
+
+
+Outcome = Done | Failed | Expired | Cancelled | Skipped | Overtaken | CalledOff
 
 
 class TurnRaised(Internal):
@@ -105,6 +118,8 @@ async def attempt(
         return Failed(
             NotFound("UNKNOWN_TARGET", f"no agent or actor {key.namespace}/{key.agent} in the running revision"), None
         )
+    if not turn.start():
+        return CalledOff()
     events.started(world.worker_id, behaviour.revision_id)
     context = TurnContext(
         key=key,
@@ -116,17 +131,18 @@ async def attempt(
         events=events,
         ledger=turn.ledger,
     )
-    turn.began = True
     try:
-        result = await _run(world, behaviour, context, turn)
+        result, carrier = await _run(behaviour, context, turn)
         check_size(result.reply)
-        return Done(result, behaviour)
+        return Done(result, behaviour, carrier)
     except Exception as error:
         match _cause(error):
             case Fenced() as fenced:
                 raise fenced from None
             case CancelRecorded():
                 return Cancelled()
+            case VersionConflict():
+                return Overtaken()
             case _ if turn.cancelled:
                 return Cancelled()
             case TroupeError() as cause:
@@ -148,7 +164,7 @@ def _cause(error: Exception) -> Exception:
     if not isinstance(error, ExceptionGroup):
         return error
     causes = [_cause(each) for each in error.exceptions]
-    for kind in (Fenced, CancelRecorded, TroupeError):
+    for kind in (Fenced, CancelRecorded, VersionConflict, TroupeError):
         if (found := next((cause for cause in causes if isinstance(cause, kind)), None)) is not None:
             return found
     return causes[0]
@@ -161,7 +177,8 @@ def _said(error: BaseException) -> str:
 
 
 def _judge(turn: Turn, now: float) -> Outcome | None:
-    """What ends the message before it starts; expiry only before its first start."""
+    """What ends the message before it starts; expiry only before its first start. A redriven one finds the journal of
+    its earlier life, and every start of its own was counted."""
     if turn.cancelled:
         return Cancelled()
     if turn.entry.starts >= MAX_STARTS:
@@ -169,17 +186,24 @@ def _judge(turn: Turn, now: float) -> Outcome | None:
             "WORKER_KILLED", f"message {turn.message_id} was started {turn.entry.starts} times and never ended"
         )
         return Failed(error, None)
-    if turn.entry.attempts == 0 and not turn.journal and (late := _late(turn, now)) is not None:
+    began = turn.entry.attempts > 0 or (bool(turn.journal) and not turn.entry.redriven)
+    if not began and (late := _late(turn, now)) is not None:
         return Expired(late)
     return None
 
 
-async def _run(world: World, behaviour: Behaviour, context: TurnContext, turn: Turn) -> TurnResult:
+async def _run(behaviour: Behaviour, context: TurnContext, turn: Turn) -> tuple[TurnResult, tracing.Carrier]:
     parent = tracing.context(turn.envelope.traceparent, turn.envelope.tracestate)
     with tracing.tracer().start_as_current_span(
         f"turn {context.key.agent}",
         context=parent,
+        kind=SpanKind.CONSUMER,
+        links=tracing.links(parent),
         attributes={
+            "messaging.system": "troupe",
+            "messaging.operation.name": "turn",
+            "messaging.operation.type": "process",
+            "messaging.message.id": turn.message_id,
             "troupe.agent": context.key.agent,
             "troupe.session": context.key.session,
             "troupe.message": turn.message_id,
@@ -189,7 +213,7 @@ async def _run(world: World, behaviour: Behaviour, context: TurnContext, turn: T
         try:
             async with asyncio.timeout(behaviour.deadline) as scope:
                 turn.scope = scope
-                return await _contained(behaviour, context)
+                return await _contained(behaviour, context), tracing.carrier()
         except TimeoutError as error:
             if turn.cancelled or not scope.expired():
                 raise
@@ -243,7 +267,7 @@ class _Journal:
         began = self._world.clock.monotonic()
         store, turn = self._world.store, self._turn
         await self._world.persist(
-            "journal", lambda: store.journal(self._owner, self._key, turn.message_id, steps, starts=starts)
+            "journal", lambda: store.journal(self._owner, self._key, turn.named, steps, starts=starts)
         )
         turn.journal.update(steps)
         turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, self._world.clock.monotonic())

@@ -15,7 +15,8 @@ from troupe.dataplane.actors.outcome import Outcome, Skipped, attempt
 from troupe.dataplane.actors.settle import Conflict, Outlook, Retrying, Settled, settle
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Owner, Record
+from troupe.dataplane.state.port import Marked, Owner, Record
+from troupe.dataplane.state.rules import REDRIVABLE
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 
@@ -42,8 +43,12 @@ class TurnRunner:
         """Bring one message to its end, or to its next attempt. `on_long` is called when the attempt has taken
         LONG_TURN. Raises Fenced when another owns the session's shard; other errors are defects of the runtime."""
         if turn.waiting and not turn.entry.skip:
-            await self._begin_counted(turn)
-        with self._world.hub.log(self._key, turn.message_id) as message_log:
+            try:
+                await self._begin_counted(turn)
+            except (KeyError, Marked):
+                # A write of before, carried out late, was faster.
+                return Afterwards.STALE
+        with self._world.hub.log(self._key, turn.message_id, runs=True) as message_log:
             events = AttemptEvents(
                 message_log,
                 self._key.ref(),
@@ -82,8 +87,8 @@ class TurnRunner:
         self._memory.begin(entry)
 
     async def _outcome(self, turn: Turn, events: AttemptEvents, on_long: Callable[[], object]) -> Outcome:
-        record = await self._record(turn.message_id)
-        if record is not None or turn.entry.skip:
+        record = await self._record(turn)
+        if turn.entry.skip or (record is not None and not (turn.entry.redriven and record.fate in REDRIVABLE)):
             return Skipped(record)
         turn.cancelled = turn.cancelled or self._memory.is_cancelled(turn.message_id)
         long_turn = asyncio.get_running_loop().call_later(LONG_TURN, on_long)
@@ -103,12 +108,12 @@ class TurnRunner:
     def _follow_up(self, turn: Turn, outlook: Outlook) -> Afterwards:
         """Bring memory up to what the store now has."""
         match outlook:
-            case Settled(version, recorded, state, delta):
+            case Settled(version, recorded, state, delta, sent):
                 self._memory.settle(turn.number)
                 self._ledgers.pop(turn.number, None)
                 if recorded:
                     self._memory.record(turn.message_id)
-                self._memory.turn_over(version, state, delta)
+                self._memory.turn_over(version, state, delta, sent, self._world.clock.now())
             case Retrying(entry):
                 self._ledgers[entry.number] = (turn.ledger, turn.published)
                 self._memory.put_first(entry)
@@ -116,7 +121,7 @@ class TurnRunner:
                 return Afterwards.STALE
         return Afterwards.CURRENT
 
-    async def _record(self, message_id: str) -> Record | None:
-        if not self._memory.may_have_record(message_id):
+    async def _record(self, turn: Turn) -> Record | None:
+        if not self._memory.may_have_record(turn.message_id):
             return None
-        return await self._world.persist("look-up", lambda: self._world.store.record(self._key, message_id))
+        return await self._world.persist("look-up", lambda: self._world.store.record(self._key, turn.message_id))

@@ -1,6 +1,7 @@
 """What follows from the way an attempt ended: a commit, a retry, a dead letter, and the event that says so."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 from opentelemetry import trace
@@ -10,17 +11,20 @@ from troupe.broker.metrics import bounded
 from troupe.broker.port import DeadLetter
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import AlreadyExists, TroupeError
+from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.actors.behaviour import Behaviour
-from troupe.dataplane.actors.outcome import Cancelled, Done, Expired, Failed, Outcome, Skipped
+from troupe.dataplane.actors.outbox import outgoing
+from troupe.dataplane.actors.outcome import CalledOff, Cancelled, Done, Expired, Failed, Outcome, Overtaken, Skipped
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import Ending, World
 from troupe.dataplane.state.port import (
     CancelRecorded,
     Entry,
     Loaded,
+    Outgoing,
     Owner,
     Record,
     TurnCommit,
@@ -45,6 +49,7 @@ class Settled:
     recorded: bool
     state: bytes | None = None
     delta: bytes | None = None
+    sent: Sequence[Outgoing] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Memory was not what the store has: load it again. The message stands in the inbox."""
+    """Memory is not what the store has: load it again. The message stands in the inbox."""
 
 
 Outlook = Settled | Retrying | Conflict
@@ -94,6 +99,10 @@ async def _ended(settling: "_Settling", outcome: Outcome) -> Outlook:
             return await settling.cancelled()
         case Skipped(record):
             return await settling.skipped(record)
+        case Overtaken():
+            return await settling.conflict()
+        case CalledOff():
+            return await settling.called_off()
 
 
 def refused(message_id: str) -> FailedEvent:
@@ -152,10 +161,21 @@ class _Settling:
         status.state_version = version + 1
         if result.usage is not None:
             status.usage.CopyFrom(result.usage)
+        sent = outgoing(
+            self.key,
+            self.turn.envelope,
+            result.sends,
+            self.loaded,
+            generation=done.behaviour.generation,
+            carrier=done.carrier,
+            now=self.world.clock.now(),
+            new_stream=uuid7,
+        )
         version = await self._commit(
             self._record(status),
             state=result.state,
             delta=result.delta,
+            sent=sent,
             usage=None if result.session_usage is None else result.session_usage.SerializeToString(),
         )
         ledger = self._ledger()
@@ -167,7 +187,7 @@ class _Settling:
             cause = LedgerCause.Name(row.cause).removeprefix("LEDGER_CAUSE_").lower()
             metrics.TURN_TIME.labels(self.key.agent, cause).inc(row.duration.ToNanoseconds() / 1e9)
         metrics.TURN_TIME.labels(self.key.agent, "residual").inc(ledger.residual.ToNanoseconds() / 1e9)
-        return Settled(version, recorded=True, state=result.state, delta=result.delta)
+        return Settled(version, recorded=True, state=result.state, delta=result.delta, sent=sent)
 
     async def failed(self, failed: Failed) -> Outlook:
         error, turn = failed.error, self.turn
@@ -183,7 +203,7 @@ class _Settling:
         entry = self._again(failures=failures, not_before=retry_at, first_failed=turn.entry.first_failed or now)
         await self._put_back(entry)
         self.events.sealed(error, retry_at)
-        metrics.RETRIES.labels(bounded(error.reason)).inc()
+        metrics.RETRIES.labels(bounded(error.reason), str(min(turn.attempt, metrics.MAX_ATTEMPTS))).inc()
         log.info(
             "turn failed, trying again",
             agent=self.key.agent,
@@ -199,6 +219,7 @@ class _Settling:
         """A dead letter, confirmed; then the record; then (by the caller) the ack. In that order."""
         turn, now = self.turn, self.world.clock.now()
         letter = DeadLetter(
+            id=uuid7(),
             body=turn.envelope.SerializeToString(),
             pool=POOL,
             message_id=turn.message_id,
@@ -257,6 +278,16 @@ class _Settling:
         await self._put_back(self._again())
         return Conflict()
 
+    async def called_off(self) -> Conflict:
+        """Nothing of it has begun: it waits as it did, and a start that was counted is taken back."""
+        turn = self.turn
+        if turn.waiting:
+            await self._put_back(replace(turn.entry, attempts=turn.attempt + 1, running=None))
+        else:
+            body = turn.envelope.SerializeToString()
+            await self.world.persist("inbox", lambda: self.world.store.put(self.owner, self.key, turn.entry, body))
+        return Conflict()
+
     def _again(self, **changes: float) -> Entry:
         entry = self.turn.entry
         return Entry(
@@ -268,6 +299,7 @@ class _Settling:
             failures=int(changes.get("failures", entry.failures)),
             not_before=changes.get("not_before", 0.0),
             first_failed=changes.get("first_failed", entry.first_failed),
+            redriven=entry.redriven,
         )
 
     async def _put_back(self, entry: Entry) -> None:
@@ -281,6 +313,7 @@ class _Settling:
         state: bytes | None = None,
         delta: bytes | None = None,
         usage: bytes | None = None,
+        sent: Sequence[Outgoing] = (),
     ) -> int:
         commit = TurnCommit(
             key=self.key,
@@ -291,6 +324,8 @@ class _Settling:
             state=state,
             history=delta,
             usage=usage,
+            attempt=self.turn.attempt,
+            outbox=sent,
             now=self.world.clock.now(),
         )
         began = self.world.clock.monotonic()

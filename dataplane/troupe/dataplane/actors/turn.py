@@ -8,7 +8,7 @@ from troupe.broker.order import Number
 from troupe.broker.port import Delivery
 from troupe.chassis.ledger import Ledger
 from troupe.chassis.wire import seconds
-from troupe.dataplane.state.port import Entry
+from troupe.dataplane.state.port import Attempt, Entry
 from troupe.v1.envelope_pb2 import Envelope
 
 
@@ -24,11 +24,19 @@ class Turn:
     attempt: int = 0
     waiting: bool = False
     """It stands in the inbox."""
+    marked: bool = False
+    """It stands there under its owner's mark, and goes on whoever owns the shard."""
     deliveries: list[Delivery] = field(default_factory=list)
     journal: dict[str, bytes] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     began: bool = False
     """Its behaviour was started, in this attempt."""
+    queued: bool = False
+    """It waits for another suspect to end."""
+    called_off: bool = False
+    """It is not to start, if it has not."""
+    begins: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it has started, or is over."""
     cancelled: bool = False
     """Somebody asked for it to be cancelled."""
     scope: asyncio.Timeout | None = None
@@ -50,6 +58,11 @@ class Turn:
         return self.attempt + self.began
 
     @property
+    def named(self) -> Attempt:
+        """This attempt, as the store knows it."""
+        return Attempt(self.number, self.message_id, self.attempt, self.entry.digest)
+
+    @property
     def expires(self) -> float:
         """Seconds since the epoch."""
         return seconds(self.envelope.expires)
@@ -59,6 +72,19 @@ class Turn:
         deliveries, self.deliveries = self.deliveries, []
         for delivery in deliveries:
             delivery.ack()
+
+    def call_off(self) -> None:
+        """It is not to start, if it has not."""
+        self.called_off = not self.began
+        if self.queued:
+            self.abandon()
+
+    def start(self) -> bool:
+        """Whether it may start; it has then."""
+        if not self.called_off:
+            self.began = True
+            self.begins.set()
+        return self.began
 
     def cancel(self) -> None:
         """Stop its behaviour, wherever that is."""
@@ -84,4 +110,5 @@ def entry_of(envelope: Envelope, now: float) -> Entry:
         digest=digest(envelope.content),
         placed=now,
         skip=not envelope.HasField("content"),
+        redriven=envelope.redrives > 0,
     )

@@ -1,5 +1,6 @@
 """What an actor needs of the worker around it."""
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number
 from troupe.broker.port import Broker
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import Unavailable
@@ -42,7 +44,7 @@ class World:
     worker_id: str
     behaviour: Callable[[SessionKey], Behaviour | None]
     """What runs the session's messages now; None for a target that the running revision does not know."""
-    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     """Run something beside; it is cancelled when the worker stops."""
     fenced: Callable[[Owner, int], None]
     """The store refused this owner: its shard is another's, under that epoch."""
@@ -51,6 +53,12 @@ class World:
     ended: Callable[[Ending], None]
     """A message was answered or given up."""
     order_timeout: float
+    handover_timeout: float | None
+    """Seconds that a turn may go on under its mark; None: its behaviour's deadline."""
+    is_live: Callable[[str], bool]
+    """Whether this instance may still run turns, as far as anybody knows."""
+    goes_on: Callable[[SessionKey, Number], bool]
+    """Whether this worker runs the message in a session that was handed over."""
     dice: Callable[[], float] = field(default=random.random)
     """Uniform in [0, 1)."""
 

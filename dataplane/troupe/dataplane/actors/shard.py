@@ -1,0 +1,186 @@
+"""One shard that this worker holds: its subscription, its sessions in memory, and how it is handed over."""
+
+import asyncio
+from collections.abc import Callable, Container
+from typing import Final
+
+import structlog
+
+from troupe.broker.addressing import SessionKey, mailbox
+from troupe.broker.envelope import Undecodable, decode
+from troupe.broker.port import DeadLetter, Delivery, Subscription
+from troupe.chassis.ids import uuid7
+from troupe.dataplane.actors import metrics
+from troupe.dataplane.actors.actor import Actor
+from troupe.dataplane.actors.gap import GapWatch
+from troupe.dataplane.actors.settle import POOL
+from troupe.dataplane.actors.world import World
+from troupe.dataplane.state.port import Fenced, Owner
+from troupe.v1 import envelope_pb2, status_pb2
+from troupe.v1.status_pb2 import ShardStatus
+
+AGAIN: Final = 1.0
+"""Seconds until a shard is acquired again that could not be."""
+RELEASE: Final = 10.0
+"""Seconds that a handover may take. Then the channel is closed: what is unacked comes again, to the new owner."""
+
+log = structlog.get_logger()
+
+
+class Shard:
+    """Held from when it is made until it is `lost`. `find` gives the actor of a session, in memory already or not."""
+
+    def __init__(self, owner: Owner, world: World, find: Callable[["Shard", SessionKey], Actor]) -> None:
+        self.owner, self._world, self._find = owner, world, find
+        self.gaps = GapWatch(owner, world)
+        self.actors: dict[SessionKey, Actor] = {}
+        self.subscription: Subscription | None = None
+        self.lost = self.releasing = False
+        self._burying: set[asyncio.Task[None]] = set()
+
+    def _is_wanted(self) -> bool:
+        return not (self.lost or self.releasing)
+
+    @property
+    def active(self) -> bool:
+        """Its sessions are this worker's to care for."""
+        return self.subscription is not None and self._is_wanted()
+
+    def status(self) -> ShardStatus:
+        state = status_pb2.SHARD_STATE_ACTIVE if self.subscription else status_pb2.SHARD_STATE_ACQUIRING
+        return ShardStatus(
+            shard=self.owner.shard,
+            epoch=self.owner.epoch,
+            state=status_pb2.SHARD_STATE_RELEASING if self.releasing else state,
+            running_sessions=sum(actor.turn is not None for actor in self.actors.values()),
+        )
+
+    async def acquire(self, prefetch: int) -> None:
+        """Claim and subscribe, again and again until that is done or not wanted any more; then take up the sessions
+        that have something left to do."""
+        while self._is_wanted():
+            try:
+                due = await self._world.store.claim(self.owner)
+                subscription = await self._world.broker.consume(mailbox(self.owner.shard), self._delivered, prefetch)
+            except Fenced as fenced:
+                self._world.fenced(self.owner, fenced.epoch)
+                return
+            except Exception as error:
+                log.warning("shard not acquired, trying again", shard=self.owner.shard, error=str(error))
+                await self._world.clock.sleep(AGAIN)
+                continue
+            if not self._is_wanted():
+                await subscription.close()
+                return
+            self.subscription = subscription
+            for key in due:
+                self.find(key)
+            return
+
+    async def sweep(self) -> None:
+        """Take up what has something left to do and is not in memory: what a write left that was carried out late."""
+        try:
+            due = await self._world.store.claim(self.owner) if self.active else ()
+        except Fenced as fenced:
+            self._world.fenced(self.owner, fenced.epoch)
+            return
+        except Exception as error:
+            log.warning("shard not swept, trying again later", shard=self.owner.shard, error=str(error))
+            return
+        for key in due:
+            if self.active and key not in self.actors:
+                self.find(key)
+
+    def find(self, key: SessionKey) -> Actor:
+        """The session's actor, brought into memory if it is not there."""
+        return self._find(self, key)
+
+    async def release(self) -> list[Actor]:
+        """Take nothing more, write down what was delivered and what runs, ack it all, and close the subscription, so
+        that nothing comes again; the actors whose turns go on under their marks. What cannot be written within RELEASE
+        is given up, and comes again from the broker."""
+        self.releasing = True
+        end = "finished"
+        try:
+            async with asyncio.timeout(RELEASE):
+                if self.subscription is not None:
+                    await self.subscription.cancel()
+                await self._write_down()
+        except TimeoutError:
+            end = "out of time"
+        except Fenced as fenced:
+            end = "refused"
+            self._world.fenced(self.owner, fenced.epoch)
+        except Exception:
+            end = "failed"
+            log.exception("shard could not be handed over: a defect of the runtime", shard=self.owner.shard)
+            metrics.DEFECTS.inc()
+        metrics.HANDOVERS.labels(end).inc()
+        log.info("shard handed over", shard=self.owner.shard, epoch=self.owner.epoch, how=end)
+        leaving = [actor for actor in self.actors.values() if actor.turn is not None and actor.turn.marked]
+        self.abandon(leaving)
+        await self.close()
+        return leaving
+
+    def abandon(self, leaving: Container[Actor] = ()) -> None:
+        """Stop at once: nothing is acked, nothing is written, and no turn goes on but those of `leaving`."""
+        self.lost = True
+        for actor in self.actors.values():
+            if actor not in leaving:
+                actor.stop()
+                if actor.turn is not None:
+                    actor.turn.abandon()
+
+    async def close(self) -> None:
+        """Give back what is unacked."""
+        subscription, self.subscription = self.subscription, None
+        if subscription is not None:
+            await subscription.close()
+
+    async def _write_down(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for actor in self.actors.values():
+                    tasks.create_task(actor.hand_over())
+        except ExceptionGroup as failed:
+            raise (failed.subgroup(Fenced) or failed).exceptions[0] from failed
+        if self._burying:
+            await asyncio.wait(self._burying)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        if self.lost:
+            return
+        self.gaps.delivered(delivery.channel)
+        try:
+            envelope = decode(delivery.body)
+        except Undecodable as error:
+            burial = self._world.spawn(self._bury(delivery, error))
+            self._burying.add(burial)
+            burial.add_done_callback(self._burying.discard)
+            return
+        if envelope.kind == envelope_pb2.ENVELOPE_KIND_PROBE:
+            delivery.ack()
+            self.gaps.probe_returned(envelope.id)
+        else:
+            self.find(SessionKey.of(envelope.target)).deliver(delivery, envelope)
+
+    async def _bury(self, delivery: Delivery, error: Undecodable) -> None:
+        now = self._world.clock.now()
+        letter = DeadLetter(
+            id=uuid7(),
+            body=delivery.body,
+            pool=POOL,
+            message_id="",
+            session="",
+            reason=error.reason,
+            error=str(error),
+            attempts=0,
+            first_failed=now,
+            last_failed=now,
+            worker_id=self._world.worker_id,
+            revision_id="",
+            trace_id="",
+        )
+        await self._world.persist("dead letter", lambda: self._world.broker.dead_letter(letter))
+        log.warning("body given up", reason=error.reason, error=str(error), bytes=len(delivery.body))
+        delivery.ack()
