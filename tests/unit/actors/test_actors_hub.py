@@ -119,6 +119,43 @@ async def test_a_log_lives_as_long_as_anybody_uses_it() -> None:
     assert not hub.listening(key(), "m")
 
 
+async def test_who_is_stirred_gets_what_is_there_and_ends() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log, hub.log(key("other"), "m") as undisturbed, hub.feed(key()) as feed:
+        follower, session = asyncio.create_task(all_of(log.follow())), asyncio.create_task(all_of(feed.follow()))
+        elsewhere = asyncio.create_task(all_of(undisturbed.follow()))
+        await asyncio.sleep(0)
+        events_of(log).text("said")
+        hub.stir(lambda each: each == key())
+        assert shown(await follower) == shown(await session) == ["said"]
+        assert not elsewhere.done()
+        elsewhere.cancel()
+        await asyncio.wait([elsewhere])
+
+
+async def test_a_stir_between_a_look_and_the_next_follow_is_not_missed() -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log:
+        before = log.stirs
+        log.stir()
+        assert await all_of(log.follow(stirs=before)) == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_followers_are_stirred_when_a_turn_is_over_without_the_end_of_its_message(ends: bool) -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log:
+        follower = asyncio.create_task(all_of(log.follow()))
+        await asyncio.sleep(0)
+        with hub.log(key(), "m", runs=True):
+            assert log.running == 1
+            if ends:
+                events_of(log).completed(Completed())
+        assert log.running == 0
+        assert shown(await follower) == (["completed"] if ends else [])
+        assert log.stirs == (0 if ends else 1)
+
+
 async def test_a_slow_follower_of_a_session_is_cut_and_nobody_else() -> None:
     hub = Hub()
     with hub.feed(key()) as slow, hub.log(key(), "m") as log:
