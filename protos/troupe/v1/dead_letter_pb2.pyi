@@ -307,7 +307,7 @@ class RedriveRequest(_message.Message):
     pool: _builtins.str
     """Absent means `agents`."""
     limit: _builtins.int
-    """At most this many. Absent or 0 means no bound."""
+    """Send at most this many. Absent or 0 means no bound."""
     rate: _builtins.float
     """Letters a second, up to 100,000. Absent or 0 means as fast as the broker confirms."""
     dry_run: _builtins.bool
@@ -383,7 +383,7 @@ class PurgeRequest(_message.Message):
     dry_run: _builtins.bool
     """Answer what would happen and change nothing."""
     all: _builtins.bool
-    """Needed where the filter names nothing: every letter of the pool."""
+    """Every letter of the pool: needed where the filter names nothing, refused where it does."""
     @_builtins.property
     def filter(self) -> Global___DeadLetterFilter:
         """Required, but for `all`."""

@@ -76,15 +76,16 @@ class DeadLetterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Redrive(self, request, context):
-        """Sends letters to their own mailboxes again, oldest first; one result for each, as it comes to it. What was
-        redriven stays so when the call ends early.
+        """Sends letters to their own mailboxes again, oldest first as far as the broker keeps order; one result for each,
+        as it comes to it. What was redriven stays so when the call ends early.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Purge(self, request, context):
-        """Drops letters for good, oldest first, and lets their records go; one result for each.
+        """Drops letters for good, oldest first as far as the broker keeps order, and lets their records go; one result for
+        each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

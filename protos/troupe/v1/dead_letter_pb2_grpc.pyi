@@ -38,11 +38,13 @@ class DeadLetterServiceStub:
     GetDeadLetter: _grpc.UnaryUnaryMultiCallable[_dead_letter_pb2.GetDeadLetterRequest, _dead_letter_pb2.GetDeadLetterResponse]
     """One letter with what the message said. NOT_FOUND where there is none of that id."""
     Redrive: _grpc.UnaryStreamMultiCallable[_dead_letter_pb2.RedriveRequest, _dead_letter_pb2.RedriveResponse]
-    """Sends letters to their own mailboxes again, oldest first; one result for each, as it comes to it. What was
-    redriven stays so when the call ends early.
+    """Sends letters to their own mailboxes again, oldest first as far as the broker keeps order; one result for each,
+    as it comes to it. What was redriven stays so when the call ends early.
     """
     Purge: _grpc.UnaryStreamMultiCallable[_dead_letter_pb2.PurgeRequest, _dead_letter_pb2.PurgeResponse]
-    """Drops letters for good, oldest first, and lets their records go; one result for each."""
+    """Drops letters for good, oldest first as far as the broker keeps order, and lets their records go; one result for
+    each.
+    """
 
 @_typing.type_check_only
 class DeadLetterServiceAsyncStub(DeadLetterServiceStub):
@@ -54,11 +56,13 @@ class DeadLetterServiceAsyncStub(DeadLetterServiceStub):
     GetDeadLetter: _aio.UnaryUnaryMultiCallable[_dead_letter_pb2.GetDeadLetterRequest, _dead_letter_pb2.GetDeadLetterResponse]  # type: ignore[assignment]
     """One letter with what the message said. NOT_FOUND where there is none of that id."""
     Redrive: _aio.UnaryStreamMultiCallable[_dead_letter_pb2.RedriveRequest, _dead_letter_pb2.RedriveResponse]  # type: ignore[assignment]
-    """Sends letters to their own mailboxes again, oldest first; one result for each, as it comes to it. What was
-    redriven stays so when the call ends early.
+    """Sends letters to their own mailboxes again, oldest first as far as the broker keeps order; one result for each,
+    as it comes to it. What was redriven stays so when the call ends early.
     """
     Purge: _aio.UnaryStreamMultiCallable[_dead_letter_pb2.PurgeRequest, _dead_letter_pb2.PurgeResponse]  # type: ignore[assignment]
-    """Drops letters for good, oldest first, and lets their records go; one result for each."""
+    """Drops letters for good, oldest first as far as the broker keeps order, and lets their records go; one result for
+    each.
+    """
 
 class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by every worker; any worker may be called for any letter."""
@@ -85,8 +89,8 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letter_pb2.RedriveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dead_letter_pb2.RedriveResponse], _abc.AsyncIterator[_dead_letter_pb2.RedriveResponse]]:
-        """Sends letters to their own mailboxes again, oldest first; one result for each, as it comes to it. What was
-        redriven stays so when the call ends early.
+        """Sends letters to their own mailboxes again, oldest first as far as the broker keeps order; one result for each,
+        as it comes to it. What was redriven stays so when the call ends early.
         """
 
     @_abc_1.abstractmethod
@@ -95,6 +99,8 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letter_pb2.PurgeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dead_letter_pb2.PurgeResponse], _abc.AsyncIterator[_dead_letter_pb2.PurgeResponse]]:
-        """Drops letters for good, oldest first, and lets their records go; one result for each."""
+        """Drops letters for good, oldest first as far as the broker keeps order, and lets their records go; one result for
+        each.
+        """
 
 def add_DeadLetterServiceServicer_to_server(servicer: DeadLetterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
