@@ -161,7 +161,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("Send", message(session="x" * 129), "BAD_SESSION"),
     ("Send", message(message_id="x" * 129), "BAD_MESSAGE_ID"),
     ("Send", SendRequest(session=ref()), "NO_CONTENT"),
-    ("Send", message("x" * 300_000), "PAYLOAD_TOO_LARGE"),
+    ("Send", message("x" * (16 * 1024 * 1024 + 1)), "PAYLOAD_TOO_LARGE"),
     ("Send", message(expires=duration(0)), "BAD_EXPIRES"),
     ("Send", message(expires=duration(90_000)), "BAD_EXPIRES"),
     ("Send", message(wait=duration(-1)), "BAD_WAIT"),

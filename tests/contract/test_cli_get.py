@@ -250,3 +250,30 @@ def test_doctor_names_what_is_wrong_with_the_model_endpoint(
     assert without_model.code == unreachable.code == 1
     assert "no model is named for http://127.0.0.1:1/v1" in without_model.out
     assert "http://127.0.0.1:1/v1 does not answer (" in unreachable.out
+
+
+@pytest.mark.parametrize(
+    ("variable", "url", "check", "verdict", "said"),
+    [
+        ("TROUPE_BROKER", "amqp://me:secret@127.0.0.1:1", "mailboxes", "fail", "127.0.0.1"),
+        ("TROUPE_BROKER", "amqp://", "mailboxes", "fail", "it names no host"),
+        ("TROUPE_BROKER", "kafka://here", "mailboxes", "fail", "names kafka://"),
+        ("TROUPE_BROKER", "memory://", "mailboxes", "warn", "gone when the process ends"),
+        ("TROUPE_BROKER", "sqlite:///b.db", "mailboxes", "ok", "sqlite:///b.db"),
+        ("TROUPE_STATE", "redis://:secret@127.0.0.1:1", "session state", "fail", "no Redis answers at 127.0.0.1:1"),
+        ("TROUPE_STATE", "postgres://here", "session state", "fail", "names postgres://"),
+    ],
+)
+def test_doctor_looks_at_broker_and_state(
+    canned: CannedFleet, monkeypatch: pytest.MonkeyPatch, variable: str, url: str, check: str, verdict: str, said: str
+) -> None:
+    canned.worker.answers["ListSessions"] = agent_pb2.ListSessionsResponse()
+    monkeypatch.setattr("troupe.cli.checks.STORES_PATIENCE", 0.2)
+    monkeypatch.setenv(variable, url)
+    run = canned.troupe("doctor", "-o", "json")
+    found = {one["check"]: one for one in json.loads(run.out)}
+    assert (found[check]["verdict"], run.code) == (verdict, int(verdict == "fail"))
+    assert said in found[check]["detail"]
+    assert "secret" not in run.out
+    other = ({"mailboxes", "session state"} - {check}).pop()
+    assert (found[other]["verdict"], found[other]["detail"]) == ("ok", "SQLite in the data directory")

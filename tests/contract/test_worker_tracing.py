@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from support.up import FIRST_FLEET, in_process
 
 from troupe.chassis import tracing
@@ -49,11 +50,15 @@ async def test_a_turn_is_one_trace(gateway: str, exporter: InMemorySpanExporter)
     tracing.shutdown()
     spans = [span for span in exporter.get_finished_spans() if f"{span.context.trace_id:032x}" == TRACE]
     (served,) = (span for span in spans if span.name == "troupe.v1.AgentService/Converse")
+    (sent,) = (span for span in spans if span.name.startswith("send troupe.v1.mailbox."))
     (turn,) = (span for span in spans if span.name == "turn clerk")
     models = [span for span in spans if span.name.startswith("chat ")]
     tools = [span for span in spans if span.name == "execute_tool calculator"]
     assert parent(served) == CLIENT_SPAN
-    assert parent(turn) == f"{served.context.span_id:016x}"
+    assert parent(sent) == f"{served.context.span_id:016x}"
+    assert parent(turn) == f"{sent.context.span_id:016x}"
+    assert [link.context.span_id for link in turn.links] == [sent.context.span_id]
+    assert (sent.kind, turn.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER)
     assert (len(models), len(tools)) == (2, 1)
     assert {parent(span) for span in (*models, *tools)} == {f"{turn.context.span_id:016x}"}
 

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 from support.fleets import actor
 
 from troupe.chassis.ids import uuid7
-from troupe.chassis.rpc_client import channel
+from troupe.chassis.rpc_client import ClientTls, channel
 from troupe.dataplane.process import running
 from troupe.dataplane.settings import DataPlaneSettings
 from troupe.resources.content import content_hash
 from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.data_plane_pb2 import ApplyRequest, PlaceRequest, ReportRequest, ShardAssignment
 from troupe.v1.data_plane_pb2_grpc import DataPlaneServiceStub
+from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceStub
 from troupe.v1.resource_pb2 import ActorSpec, ConfigSpec, Resource
 from troupe.v1.status_pb2 import RevisionAttempt, StatusReport
 
 if TYPE_CHECKING:
     from troupe.v1.agent_pb2_grpc import AgentServiceAsyncStub
     from troupe.v1.data_plane_pb2_grpc import DataPlaneServiceAsyncStub
+    from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceAsyncStub
 
 SHARDS = 4
 COUNTER = actor("counter", ActorSpec(entry_point="support.scripted_actor:Counter"))
@@ -37,8 +39,14 @@ def config(generation: int, *resources: Resource, term: int = 1) -> ConfigSpec:
 class ServingWorker:
     """Stubs of one worker."""
 
-    def __init__(self, agents: "AgentServiceAsyncStub", data_plane: "DataPlaneServiceAsyncStub", address: str) -> None:
-        self.agents, self.data_plane, self.address = agents, data_plane, address
+    def __init__(
+        self,
+        agents: "AgentServiceAsyncStub",
+        data_plane: "DataPlaneServiceAsyncStub",
+        letters: "DeadLetterServiceAsyncStub",
+        address: str,
+    ) -> None:
+        self.agents, self.data_plane, self.letters, self.address = agents, data_plane, letters, address
 
     async def apply(self, revision: ConfigSpec) -> RevisionAttempt:
         return (await self.data_plane.Apply(ApplyRequest(config=revision))).attempt
@@ -69,10 +77,11 @@ async def serving_worker(directory: Path, **settings: Any) -> AsyncIterator[Serv
     given = DataPlaneSettings(
         listen="127.0.0.1:0", server="127.0.0.1:1", metrics_listen="", data=directory, python_path=[], **options
     )
-    async with running(given) as worker, channel(worker.address) as connection:
+    async with running(given) as worker, channel(worker.address, ClientTls.among_peers(given)) as connection:
         agents: Any = AgentServiceStub(connection)
         data_plane: Any = DataPlaneServiceStub(connection)
-        yield ServingWorker(agents, data_plane, worker.address)
+        letters: Any = DeadLetterServiceStub(connection)
+        yield ServingWorker(agents, data_plane, letters, worker.address)
 
 
 @asynccontextmanager

@@ -13,7 +13,8 @@ from troupe.cli.endpoints import Endpoints
 from troupe.cli.output import counted
 
 OLDEST_PYTHON = (3, 11)
-BUILT_STORES = ("sqlite", "memory")
+STORES_PATIENCE = 5.0
+"""Seconds that a broker gets to answer."""
 
 
 class Verdict(Enum):
@@ -51,16 +52,51 @@ def data_directory(data: Path) -> Check:
     return Check(Verdict.OK, "data directory", str(data) if place == data else f"{data} (made when needed)")
 
 
-def stores(environment: Mapping[str, str]) -> Check:
-    """Mailboxes and session state are on back ends that this version has."""
-    for name in ("TROUPE_BROKER", "TROUPE_STATE"):
-        scheme = environment.get(name, "").partition(":")[0]
-        if scheme and scheme not in BUILT_STORES:
-            return Check(
-                Verdict.FAIL, "stores", f"{name} names {scheme}://, which is not built yet; use sqlite:///PATH"
-            )
-    named = [environment[name] for name in ("TROUPE_BROKER", "TROUPE_STATE") if environment.get(name)]
-    return Check(Verdict.OK, "stores", ", ".join(named) or "SQLite in the data directory")
+async def broker(environment: Mapping[str, str]) -> Check:
+    """Mailboxes are where TROUPE_BROKER says, on a server that can be trusted with them."""
+    url = environment.get("TROUPE_BROKER", "")
+    if not url.startswith(("amqp://", "amqps://")):
+        return _embedded("mailboxes", "TROUPE_BROKER", url)
+    from troupe.broker.rabbitmq.examination import examined
+
+    try:
+        found = await examined(url, STORES_PATIENCE)
+    except TroupeError as error:
+        return Check(Verdict.FAIL, "mailboxes", str(error))
+    if found.warnings:
+        return Check(Verdict.WARN, "mailboxes", "; ".join(found.warnings))
+    return Check(Verdict.OK, "mailboxes", f"RabbitMQ {found.version} at {found.shown}")
+
+
+async def state(environment: Mapping[str, str]) -> Check:
+    """Sessions are where TROUPE_STATE says, on a server that keeps what it confirms."""
+    url = environment.get("TROUPE_STATE", "")
+    if not url.startswith(("redis://", "rediss://")):
+        return _embedded("session state", "TROUPE_STATE", url)
+    from troupe.dataplane.settings import DataPlaneSettings
+    from troupe.dataplane.state.connect import connected
+    from troupe.dataplane.state.redis.address import address
+
+    try:
+        volatile = DataPlaneSettings.load({}).allow_volatile_state
+        async with connected(url, allow_volatile=volatile):
+            shown = f"Redis at {address(url).shown}"
+    except TroupeError as error:
+        return Check(Verdict.FAIL, "session state", str(error))
+    if volatile:
+        return Check(Verdict.WARN, "session state", f"{shown}; whether it keeps what it confirms was not looked at")
+    return Check(Verdict.OK, "session state", shown)
+
+
+def _embedded(what: str, variable: str, url: str) -> Check:
+    if not url:
+        return Check(Verdict.OK, what, "SQLite in the data directory")
+    if url == "memory://":
+        return Check(Verdict.WARN, what, f"{variable} names memory://, which is gone when the process ends")
+    if url.startswith("sqlite:///"):
+        return Check(Verdict.OK, what, url)
+    scheme = url.partition(":")[0]
+    return Check(Verdict.FAIL, what, f"{variable} names {scheme}://, which nothing here serves; see `troupe up --help`")
 
 
 def fleet_expected(data: Path, named: Endpoints) -> bool:

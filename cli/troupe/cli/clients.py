@@ -6,7 +6,7 @@ What a call raises is a TroupeError that says which server did not do it, and wh
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from troupe.chassis.errors import NotFound, TroupeError, Unavailable, Unimplemen
 from troupe.chassis.rpc_errors import error_from
 from troupe.chassis.rpc_options import CLIENT
 from troupe.chassis.wire import duration
-from troupe.v1 import agent_pb2, control_plane_pb2, turn_pb2
+from troupe.v1 import agent_pb2, control_plane_pb2, dead_letter_pb2, turn_pb2
 from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.control_plane_pb2_grpc import ControlPlaneServiceStub
+from troupe.v1.dead_letter_pb2 import DeadLetterFilter
+from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceStub
 from troupe.v1.envelope_pb2 import SessionRef
 
 CALL_TIMEOUT = 10.0
@@ -26,6 +28,8 @@ CALL_TIMEOUT = 10.0
 
 PAGE = 100
 """Entries asked for in one call of a list."""
+LETTERS_TIMEOUT, LETTERS_PAGE = 60.0, 1000
+"""The same for dead letters: the broker shows all of them, one by one, in each call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,50 @@ class Gateway:
             return (await self._stub.DeleteSession(request, timeout=CALL_TIMEOUT)).cancelled
 
 
+class DeadLetters:
+    """A worker's calls for messages that were given up."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._stub = DeadLetterServiceStub(channel)
+        self._peer = _Peer("worker", address, "--gateway")
+
+    async def list(
+        self, pool: str, chosen: DeadLetterFilter, limit: int
+    ) -> tuple[Sequence[dead_letter_pb2.DeadLetter], bool]:
+        """The oldest `limit` of those that are chosen, and whether there are more."""
+        found: list[dead_letter_pb2.DeadLetter] = []
+        token = ""
+        while True:
+            request = dead_letter_pb2.ListDeadLettersRequest(
+                pool=pool, filter=chosen, page_size=min(limit - len(found), LETTERS_PAGE), page_token=token
+            )
+            with self._peer.errors():
+                page = await self._stub.ListDeadLetters(request, timeout=LETTERS_TIMEOUT)
+            found.extend(page.letters)
+            token = page.next_page_token
+            if not token or len(found) >= limit:
+                return found, bool(token)
+
+    async def get(self, pool: str, letter_id: str) -> dead_letter_pb2.GetDeadLetterResponse:
+        with self._peer.errors():
+            request = dead_letter_pb2.GetDeadLetterRequest(pool=pool, letter_id=letter_id)
+            return await self._stub.GetDeadLetter(request, timeout=LETTERS_TIMEOUT)
+
+    async def redrive(
+        self, request: dead_letter_pb2.RedriveRequest
+    ) -> AsyncGenerator[dead_letter_pb2.RedriveResponse, None]:
+        """One result for each letter. Ending the iteration ends the redriving."""
+        with self._peer.errors():
+            async for response in self._stub.Redrive(request):
+                yield response
+
+    async def purge(self, request: dead_letter_pb2.PurgeRequest) -> AsyncGenerator[dead_letter_pb2.PurgeResponse, None]:
+        """One result for each letter. Ending the iteration ends the purging."""
+        with self._peer.errors():
+            async for response in self._stub.Purge(request):
+                yield response
+
+
 @contextlib.asynccontextmanager
 async def control_plane(address: str) -> AsyncIterator[ControlPlane]:
     """The control plane at `host:port`; nothing is connected before the first call."""
@@ -188,6 +236,13 @@ async def gateway(address: str) -> AsyncIterator[Gateway]:
     """The worker at `host:port`; nothing is connected before the first call."""
     async with _channel(address) as channel:
         yield Gateway(channel, address)
+
+
+@contextlib.asynccontextmanager
+async def dead_letters(address: str) -> AsyncIterator[DeadLetters]:
+    """The worker at `host:port`; nothing is connected before the first call."""
+    async with _channel(address) as channel:
+        yield DeadLetters(channel, address)
 
 
 def _channel(address: str) -> grpc.aio.Channel:

@@ -34,7 +34,8 @@ def commands(name: str) -> typer.Typer:
 async def _checks(invocation: Invocation) -> AsyncIterator[Check]:
     yield checks.python()
     yield checks.data_directory(invocation.data)
-    yield checks.stores(os.environ)
+    yield await checks.broker(os.environ)
+    yield await checks.state(os.environ)
     required = checks.fleet_expected(invocation.data, invocation.endpoints)
     yield await checks.control_plane(invocation.endpoints.server, required=required)
     yield await checks.worker(invocation.endpoints.gateway, required=required)

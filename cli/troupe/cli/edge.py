@@ -29,7 +29,10 @@ class Refused(TroupeError):
 @contextlib.contextmanager
 def reported(*, debug: bool) -> Iterator[None]:
     """Turn what the body raises into `typer.Exit`. With `debug` the traceback is printed too. A reader of stdout
-    that has gone away (`| head`) ends the command in silence."""
+    that has gone away (`| head`) ends the command in silence.
+
+    gRPC's own notes on connections are no news for a terminal; whoever wants them sets GRPC_VERBOSITY."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         yield
         sys.stdout.flush()

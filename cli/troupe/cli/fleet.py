@@ -9,7 +9,7 @@ from typing import Any
 
 from troupe.chassis import logs, metrics
 from troupe.chassis.settings import SecretStr
-from troupe.cli import endpoints
+from troupe.cli import endpoints, joining
 from troupe.cli.endpoints import Endpoints
 from troupe.cli.model_endpoint import ModelEndpoint
 from troupe.controlplane import process as controlplane
@@ -33,18 +33,19 @@ class FleetSettings:
     model: ModelEndpoint | None
 
     @classmethod
-    def load(cls, data: Path, model: ModelEndpoint | None, worker: Mapping[str, Any]) -> "FleetSettings":
-        """`worker` are flags for the worker, None where not given. Raises InvalidArgument as `Settings.load` does."""
+    def load(
+        cls, data: Path, model: ModelEndpoint | None, worker: Mapping[str, Any], workers: int | None = None
+    ) -> "FleetSettings":
+        """`worker` are flags for the worker, `workers` how many share the shards; None where not given. Raises
+        InvalidArgument as `Settings.load` does, and where several workers would share nothing."""
         settings = DataPlaneSettings.load({"data": data, **worker})
         if "drain_timeout" not in settings.model_fields_set:
             settings = settings.model_copy(update={"drain_timeout": DRAIN_TIMEOUT})
         with _without("TROUPE_LISTEN", "TROUPE_METRICS_LISTEN"):
-            return cls(
-                ControlPlaneSettings.load({"data": data, "metrics_listen": ""}),
-                settings,
-                LlmSimSettings.load({"metrics_listen": ""}),
-                model,
-            )
+            control_plane = ControlPlaneSettings.load({"data": data, "metrics_listen": "", "workers": workers})
+            simulator = LlmSimSettings.load({"metrics_listen": ""})
+        joining.check_shared(control_plane.workers, settings.broker, settings.state)
+        return cls(control_plane, settings, simulator, model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Fleet:
     """A fleet that serves. `model` says in words where its answers come from; `metrics` is a URL, or empty."""
 
     endpoints: Endpoints
+    llm: ModelEndpoint
     model: str
     metrics: str
     data: Path
@@ -88,7 +90,7 @@ async def running(settings: FleetSettings) -> AsyncIterator[Fleet]:
         endpoints.write(data, found)
         services.callback(endpoints.remove, data)
         source = f"{model.model} at {model.url}" if settings.model else f"the built-in simulator at {model.url}"
-        yield Fleet(found, source, f"http://{scraped}/metrics" if scraped else "", data)
+        yield Fleet(found, model, source, f"http://{scraped}/metrics" if scraped else "", data)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ ENTRIES = (
     Entry("message", "Conversations", "What became of a message: show, wait.", "message"),
     Entry("turns", "Conversations", "Verbs on messages that wait or run: cancel.", "turns"),
     Entry("session", "Conversations", "One conversation: show, delete.", "session"),
+    Entry("dlq", "Conversations", "Messages that were given up: list, show, redrive, purge.", "dlq"),
     Entry("controlplane", "Services", "Run the control plane.", "services"),
     Entry("dataplane", "Services", "Run a worker.", "services"),
     Entry("llm-sim", "Services", "Run the model simulator.", "services"),

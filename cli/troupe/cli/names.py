@@ -39,6 +39,13 @@ def agent(text: str, namespace: str | None) -> envelope_pb2.SessionRef:
     raise InvalidArgument("BAD_NAME", f"{text!r} is no agent; write AGENT or NAMESPACE/AGENT, for example clerk")
 
 
+def agent_or_session(text: str, namespace: str | None) -> envelope_pb2.SessionRef:
+    """`AGENT`, `AGENT/SESSION` or `NAMESPACE/AGENT/SESSION`, with the namespace that it has where none is named."""
+    ref = session(text, namespace) if "/" in text else agent(text, namespace)
+    ref.namespace = ref.namespace or DEFAULT_NAMESPACE
+    return ref
+
+
 def shown(ref: envelope_pb2.SessionRef, *rest: str) -> str:
     """The shortest name that finds it again: `default` is left out."""
     space = [] if ref.namespace in ("", DEFAULT_NAMESPACE) else [ref.namespace]

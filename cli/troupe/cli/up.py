@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from troupe.cli import endpoints, model_endpoint
+from troupe.cli import endpoints, joining, model_endpoint
 from troupe.cli.apply import declarations, merged
 from troupe.cli.clients import control_plane
 from troupe.cli.edge import reported
@@ -25,6 +25,7 @@ from troupe.resources.manifest import Declared
 if TYPE_CHECKING:
     from troupe.chassis.lifecycle import Stop
     from troupe.cli.fleet import Fleet, FleetSettings
+    from troupe.dataplane.settings import DataPlaneSettings
 
 ROLLOUT_TIMEOUT = 60.0
 """Seconds that the manifests given at the start get to reach the worker."""
@@ -32,8 +33,24 @@ ROLLOUT_TIMEOUT = 60.0
 ManifestsArgument = Annotated[
     str | None, typer.Argument(metavar="DIR", help="Manifests to apply at the start.", show_default=False)
 ]
-BrokerOption = Annotated[str | None, typer.Option("--broker", metavar="URL", help="Mailboxes. (TROUPE_BROKER)")]
-StateOption = Annotated[str | None, typer.Option("--state", metavar="URL", help="Session state. (TROUPE_STATE)")]
+BrokerOption = Annotated[
+    str | None,
+    typer.Option("--broker", metavar="URL", help="Mailboxes: amqp://…; else a file. (TROUPE_BROKER)"),
+]
+StateOption = Annotated[
+    str | None,
+    typer.Option("--state", metavar="URL", help="Session state: redis://…; else a file. (TROUPE_STATE)"),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Workers that share the shards: this one, and others that you start; 1 by default. (TROUPE_WORKERS)",
+        show_default=False,
+    ),
+]
 LlmOption = Annotated[
     str | None,
     typer.Option("--llm", metavar="URL", help="Model endpoint; else a simulator. (TROUPE_LLM, OPENAI_BASE_URL)"),
@@ -54,6 +71,7 @@ def up(
     manifests: ManifestsArgument = None,
     broker: BrokerOption = None,
     state: StateOption = None,
+    workers: WorkersOption = None,
     llm: LlmOption = None,
     model: ModelOption = None,
     listen: ListenOption = None,
@@ -74,7 +92,7 @@ def up(
             "insecure": insecure or None,
             "python_path": _python_path(manifests),
         }
-        settings = FleetSettings.load(data or endpoints.data_directory(), endpoint, flags)
+        settings = FleetSettings.load(data or endpoints.data_directory(), endpoint, flags, workers)
         declared = declarations([manifests]) if manifests else []
         logs.configure(settings.dataplane.log_format, "warning", service="up")
         tracing.configure("up", settings.dataplane.otlp_endpoint)
@@ -104,7 +122,7 @@ async def _up(settings: "FleetSettings", declared: list[Declared], stop: "Stop")
 
     printer = output(Format.TABLE)
     async with running(settings) as fleet:
-        if await unless(stop, _welcome(printer, fleet, declared)):
+        if await unless(stop, _welcome(printer, fleet, declared, settings)):
             logs.configure(settings.dataplane.log_format, settings.dataplane.log_level, service="up")
         await stop
         # What the services say to each other while they go is no news.
@@ -113,13 +131,39 @@ async def _up(settings: "FleetSettings", declared: list[Declared], stop: "Stop")
     return 0
 
 
-async def _welcome(printer: Output, fleet: "Fleet", declared: list[Declared]) -> bool:
+async def _welcome(printer: Output, fleet: "Fleet", declared: list[Declared], settings: "FleetSettings") -> bool:
+    workers = settings.controlplane.workers
     printer.say(_addresses(fleet))
     if declared:
         await _bring(printer, fleet, declared)
+    if workers > 1:
+        printer.say(_others(fleet, settings.dataplane, workers))
     printer.say(_hints(fleet, declared))
     sys.stdout.flush()
+    if workers > 1:
+        await _gather(printer, fleet, workers)
     return True
+
+
+async def _gather(printer: Output, fleet: "Fleet", workers: int) -> None:
+    """Wait for the other workers: nothing is placed before all have come."""
+
+    def heard(here: list[str]) -> None:
+        printer.say(Text(f"{len(here)} of {workers} workers are there: {', '.join(here)}"))
+        sys.stdout.flush()
+
+    printer.say(Text())
+    async with control_plane(fleet.endpoints.server) as client:
+        await joining.arrived(client, workers, heard)
+    printer.say(Text("the shards are placed"))
+    sys.stdout.flush()
+
+
+def _others(fleet: "Fleet", worker: "DataPlaneSettings", workers: int) -> Text:
+    passwords = " (with the passwords in their URLs)" if joining.hides(worker) else ""
+    lines = ["", f"The shards are for {workers} workers. Start the others, each in a terminal of its own{passwords}:"]
+    commands = (joining.command(fleet, worker, number) for number in range(1, workers))
+    return Text("\n".join([*lines, *(f"  {one}" for one in commands)]), overflow="fold", no_wrap=True)
 
 
 async def _bring(printer: Output, fleet: "Fleet", declared: list[Declared]) -> None:

@@ -6,7 +6,7 @@ under its worker's name is another owner: it gets that worker's shards under new
 workers that the fleet is set to have changes are shards split anew, and then no more of them move than must.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 MAX_SHARDS = 65_536
@@ -57,6 +57,19 @@ def place(previous: Placement, present: Sequence[Member], workers: int) -> Place
         chosen = sorted(present, key=lambda member: member.worker_id not in owners)[:wanted]
         shards = _split(shards, chosen)
     shards = _renewed(shards, {member.worker_id: member for member in present})
+    return previous if shards == previous.shards else Placement(previous.version + 1, shards)
+
+
+def past(previous: Placement, refused: Mapping[int, int], member: Member) -> Placement:
+    """The placement that follows when the state store refuses `member` on these shards, each with the store's epoch:
+    it keeps those that it owns under no higher epoch, under the next one. This happens where the placement is older
+    than the store: one of them came from a backup. `previous` itself where nothing changes."""
+    shards = tuple(
+        replace(shard, epoch=refused[number] + 1)
+        if shard is not None and shard.owner == member and refused.get(number, 0) >= shard.epoch
+        else shard
+        for number, shard in enumerate(previous.shards)
+    )
     return previous if shards == previous.shards else Placement(previous.version + 1, shards)
 
 

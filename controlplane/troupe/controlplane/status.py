@@ -35,6 +35,7 @@ class FleetStatus:
         self._clock, self._lease, self._max_watchers = clock, lease, max_watchers
         self._entries: dict[str, _Entry] = {}
         self._watches: set[Watch] = set()
+        self._all_had_a_lease = self._lease_from_now()
 
     def restore(self, worker: KnownWorker) -> None:
         """A worker that was known before this process began: it has one lease to say a word."""
@@ -87,6 +88,13 @@ class FleetStatus:
         """Whether the worker is known and not LOST."""
         entry = self._entries.get(worker_id)
         return entry is not None and not entry.lost
+
+    def live_instances(self) -> frozenset[str] | None:
+        """The processes whose leases have not ended. None in the first lease after the start: one that was known
+        before, and that nothing was heard of yet, may be at work all the same."""
+        if self._clock.monotonic() < self._all_had_a_lease:
+            return None
+        return frozenset(entry.member.instance_id for entry in self._entries.values() if not entry.lost)
 
     def forget(self, worker_id: str) -> None:
         """The worker is gone for good; watchers are told."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Never
 
@@ -13,7 +13,7 @@ from troupe.chassis.errors import FailedPrecondition, ResourceExhausted, TroupeE
 from troupe.controlplane import metrics
 from troupe.controlplane.background import whole
 from troupe.controlplane.link import Dial, Link, LinkTimes
-from troupe.controlplane.placement import Member, Placement, place
+from troupe.controlplane.placement import Member, Placement, past, place
 from troupe.controlplane.status import FleetStatus
 from troupe.controlplane.stores.port import KnownWorker, RevisionStore
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
@@ -72,6 +72,7 @@ class Workers:
         self._linked: dict[str, _Linked] = {}
         self._registered: dict[str, Member] = {}
         self._replaced: dict[str, deque[str]] = {}
+        self._live: frozenset[str] | None = None
         self._config: ConfigSpec | None = None
         self._published = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -130,9 +131,11 @@ class Workers:
             attempt = linked.last_attempt if linked is not None else None
             await self._store.remember_worker(KnownWorker(member, attempt))
         present = {id_: known for id_, known in self._registered.items() if self._status.is_alive(id_)} | {name: member}
-        await self._place(list(present.values()))
+        placement = place(self._placement, list(present.values()), self._wanted)
+        await self._save(placement)
         self._registered[name] = member
         self._status.register(member, capacity)
+        self._adopt(placement)
         if linked is None or linked.member != member:
             self._replace(linked, member)
 
@@ -157,8 +160,7 @@ class Workers:
         task = self._group.create_task(link.run(), name=f"link {member.worker_id}")
         self._linked[member.worker_id] = _Linked(member, link, task, last_attempt)
 
-    async def _place(self, present: Sequence[Member]) -> None:
-        placement = place(self._placement, present, self._wanted)
+    async def _save(self, placement: Placement) -> None:
         if placement is self._placement:
             return
         try:
@@ -167,7 +169,6 @@ class Workers:
             # It may be stored all the same: the next decision must start from what is.
             self._adopt(await self._store.placement())
             raise
-        self._adopt(placement)
 
     def _adopt(self, placement: Placement) -> None:
         if placement.version == self._placement.version:
@@ -175,11 +176,16 @@ class Workers:
         self._placement = placement
         metrics.PLACEMENT_VERSION.set(placement.version)
         log.info("shards placed", version=placement.version, owners=sorted(placement.owners()))
+        self._bring()
+
+    def _bring(self) -> None:
+        """Bring the placement, and who is alive, to every worker."""
         request = self._request()
         for linked in self._linked.values():
             linked.link.place(request)
 
     def _request(self) -> PlaceRequest:
+        self._live = self._status.live_instances()
         return PlaceRequest(
             term=self._term,
             version=self._placement.version,
@@ -195,14 +201,27 @@ class Workers:
                 for number, shard in enumerate(self._placement.shards)
                 if shard is not None
             ],
+            live_instance_ids=sorted(self._live or ()),
         )
 
     async def _hear(self, member: Member, report: StatusReport) -> None:
-        if not self._status.hear(member, report) or not report.HasField("last_attempt"):
+        if not self._status.hear(member, report):
+            return
+        if refused := {shard.shard: shard.store_epoch for shard in report.shards if shard.store_epoch}:
+            async with self._changing:
+                await whole(self._go_past(member, refused))
+        if not report.HasField("last_attempt"):
             return
         if report.last_attempt != self._linked[member.worker_id].last_attempt:
             async with self._changing:
                 await self._remember(member, report.last_attempt)
+
+    async def _go_past(self, member: Member, refused: Mapping[int, int]) -> None:
+        placement = past(self._placement, refused, member)
+        await self._save(placement)
+        if placement is not self._placement:
+            log.warning("state store refused a worker, going past its epochs", worker=member.worker_id, shards=refused)
+            self._adopt(placement)
 
     async def _remember(self, member: Member, attempt: RevisionAttempt) -> None:
         linked = self._linked.get(member.worker_id)
@@ -227,6 +246,8 @@ class Workers:
             await self._clock.sleep(self._times.sweep)
             for worker_id in self._status.expire():
                 log.warning("worker lost", worker=worker_id)
+            if self._placement.version and self._status.live_instances() != self._live:
+                self._bring()
             for worker_id in self._status.lost_for(self._times.forget):
                 try:
                     async with self._changing:

@@ -1,13 +1,26 @@
-"""Which shards this process holds, as the control plane last said."""
+"""Which process holds which shard, as the control plane last said."""
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from troupe.chassis.errors import FailedPrecondition, Unavailable
 from troupe.dataplane.state.port import Owner
 from troupe.v1.data_plane_pb2 import PlaceRequest
 
-PATIENCE = 5.0
+PATIENCE: Final = 5.0
 """Seconds that a caller waits for a worker's first placement."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOwner:
+    """Who owns one shard, and `host:port` where it serves."""
+
+    worker_id: str
+    instance_id: str
+    address: str
+    epoch: int
 
 
 class Placement:
@@ -17,7 +30,9 @@ class Placement:
         self._instance_id = instance_id
         self._order = (0, 0)
         self._shard_count = 0
-        self._mine: list[Owner] = []
+        self._owners: Mapping[int, ShardOwner] = {}
+        self._revoked: frozenset[int] = frozenset()
+        self._live: frozenset[str] | None = None
         self._first = asyncio.Event()
 
     @property
@@ -48,12 +63,39 @@ class Placement:
 
     @property
     def mine(self) -> list[Owner]:
-        """The shards that this process is to hold, with the epochs that it holds them under."""
-        return list(self._mine)
+        """The shards that are this process's, those to be handed over included, with their epochs."""
+        return [
+            Owner(shard, owner.epoch, owner.instance_id)
+            for shard, owner in self._owners.items()
+            if owner.instance_id == self._instance_id
+        ]
 
-    def take(self, request: PlaceRequest) -> None:
-        """Make `request` the placement. Raises FailedPrecondition for one that is older than what is known, or that
-        gives the deployment another number of shards."""
+    @property
+    def revoked(self) -> frozenset[int]:
+        """Those of `mine` that are to be handed over."""
+        return self._revoked
+
+    @property
+    def live(self) -> frozenset[str] | None:
+        """The processes whose leases have not ended; None while nobody knows."""
+        return self._live
+
+    def owner_of(self, shard: int) -> ShardOwner | None:
+        """Who owns the shard; None where nobody does, or nothing was heard yet."""
+        return self._owners.get(shard)
+
+    def is_mine(self, shard: int) -> bool:
+        """Whether the shard is this process's, were it to be handed over."""
+        owner = self._owners.get(shard)
+        return owner is not None and owner.instance_id == self._instance_id
+
+    def is_gone(self, owner: ShardOwner) -> bool:
+        """Whether the process is known to have no lease any more."""
+        return self._live is not None and owner.instance_id not in self._live
+
+    def take(self, request: PlaceRequest) -> frozenset[int]:
+        """Make `request` the placement; the shards whose owner changed with it. Raises FailedPrecondition for one that
+        is older than what is known, or that gives the deployment another number of shards."""
         order = (request.term, request.version)
         if order < self._order:
             raise FailedPrecondition(
@@ -64,12 +106,17 @@ class Placement:
                 "SHARD_COUNT_CHANGED",
                 f"the deployment has {self._shard_count} shards and cannot have {request.shard_count}",
             )
-        self._order, self._shard_count = order, request.shard_count
-        self._mine = [
-            Owner(shard.shard, shard.epoch, shard.instance_id)
+        owners = {
+            shard.shard: ShardOwner(shard.worker_id, shard.instance_id, shard.address, shard.epoch)
             for shard in request.shards
-            if shard.instance_id == self._instance_id
-        ]
+        }
+        changed = {shard for shard in owners.keys() | self._owners.keys() if owners.get(shard) != self.owner_of(shard)}
+        self._order, self._shard_count, self._owners = order, request.shard_count, owners
+        self._revoked = frozenset(
+            shard.shard for shard in request.shards if shard.revoked and shard.instance_id == self._instance_id
+        )
+        self._live = frozenset(request.live_instance_ids) or None
+        return frozenset(changed)
 
 
 def _unplaced() -> Unavailable:

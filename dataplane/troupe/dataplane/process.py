@@ -9,33 +9,46 @@ from dataclasses import dataclass
 import grpc
 
 from troupe.broker import connect as brokers
+from troupe.broker.addressing import SessionKey
 from troupe.broker.port import Broker
 from troupe.chassis import rpc
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.chassis.ids import uuid7
 from troupe.chassis.rpc_client import ClientTls
+from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
+from troupe.dataplane.admission import Limits
+from troupe.dataplane.behaviours.whole import Whole
+from troupe.dataplane.blobs import connect as blobs
+from troupe.dataplane.blobs.payloads import Payloads
 from troupe.dataplane.clients import stay_registered
 from troupe.dataplane.config import Applier, RevisionFiles
+from troupe.dataplane.dead_letters.letters import DeadLetters
+from troupe.dataplane.following import Following
 from troupe.dataplane.gateway import Gateway
 from troupe.dataplane.llm.client import LlmConnections
 from troupe.dataplane.load import Reporter, TurnMeter, capacity
+from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
 from troupe.dataplane.revision import Endpoint, prepare
 from troupe.dataplane.service_agent import SERVICE as AGENT_SERVICE
 from troupe.dataplane.service_agent import Agents
 from troupe.dataplane.service_data_plane import SERVICE as DATA_PLANE_SERVICE
 from troupe.dataplane.service_data_plane import DataPlane
+from troupe.dataplane.service_dead_letter import SERVICE as DEAD_LETTER_SERVICE
+from troupe.dataplane.service_dead_letter import DeadLetterDesk
 from troupe.dataplane.sessions import Sessions
 from troupe.dataplane.settings import DataPlaneSettings
 from troupe.dataplane.state import connect as stores
+from troupe.dataplane.state.port import StateStore
 from troupe.dataplane.watchdog import LoopWatch
 from troupe.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
 from troupe.v1.control_plane_pb2 import RegisterRequest
 from troupe.v1.data_plane_pb2 import PlaceRequest
 from troupe.v1.data_plane_pb2_grpc import add_DataPlaneServiceServicer_to_server
+from troupe.v1.dead_letter_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from troupe.v1.status_pb2 import ShardStatus
 
 ENOUGH_TURNS = 5
@@ -66,14 +79,16 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
     state_url = settings.state or f"sqlite:///{(settings.data / 'state.db').absolute()}"
     instance_id, hub, meter = uuid7(), Hub(), TurnMeter(clock)
     placement, watch = Placement(instance_id), LoopWatch(clock)
+    peers = Peers(ClientTls.among_peers(settings))
     async with (
-        stores.connected(state_url) as store,
-        brokers.connected(broker_url, settings.max_mailbox) as broker,
+        stores.connected(state_url, allow_volatile=settings.allow_volatile_state) as store,
+        brokers.connected(broker_url) as broker,
         LlmConnections() as connections,
         asyncio.TaskGroup() as tasks,
     ):
         endpoint = Endpoint(settings.llm, settings.model, settings.llm_key)
-        worker = _Worker(broker, placement, meter, watch)
+        worker = _Worker(broker, store, placement, meter, watch)
+        payloads = Payloads(blobs.connected(settings.blobs or f"file:///{(settings.data / 'blobs').absolute()}"))
         applier = Applier(
             RevisionFiles(settings.data / settings.worker_id),
             prepare=lambda config: prepare(config, connections, endpoint, clock),
@@ -84,6 +99,11 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
             checks=settings.health_checks,
             window=settings.health_window,
         )
+
+        def behaviour(key: SessionKey) -> Behaviour | None:
+            found = applier.running.behaviour(key) if applier.running else None
+            return None if found is None else Whole(found, payloads)
+
         async with (
             Host.hosting(
                 store,
@@ -91,34 +111,43 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
                 hub,
                 clock,
                 worker_id=settings.worker_id,
-                behaviour=lambda key: applier.running.behaviour(key) if applier.running else None,
+                behaviour=behaviour,
                 ended=meter.ended,
                 order_timeout=settings.order_timeout,
                 idle_after=settings.idle_after,
                 max_hot_sessions=settings.max_hot_sessions,
                 drain_timeout=settings.drain_timeout,
+                handover_timeout=settings.handover_timeout,
+                unacked_budget=settings.unacked_budget,
             ) as host,
             Gateway.opened(
                 broker,
                 store,
-                hub,
                 host,
                 clock,
+                placement=placement,
+                peers=peers,
                 generation=lambda: applier.running.config.generation if applier.running else 0,
-                max_session_inbox=settings.max_session_inbox,
-                ready=placement.ready,
+                limits=Limits(
+                    settings.max_mailbox,
+                    settings.max_mailbox_bytes,
+                    settings.max_session_inbox,
+                    settings.max_session_inbox_bytes,
+                ),
             ) as gateway,
         ):
-            worker.join(host, applier)
+            worker.join(host, applier, gateway.following)
             reporter = Reporter(settings.worker_id, instance_id, host, applier, meter, watch, clock)
-            sessions = Sessions(store, host, gateway, clock, settings.worker_id, lambda: placement.shard_count)
-            agents = Agents(gateway, sessions, hub, stopping=lambda: reporter.draining)
+            sessions = Sessions(store, host, gateway, clock, placement, peers)
+            agents = Agents(gateway, sessions, payloads, stopping=lambda: reporter.draining)
             data_plane = DataPlane(applier, reporter, worker.place)
+            letters = DeadLetterDesk(DeadLetters(broker, store, clock, ready=placement.ready, whole=payloads.inline))
 
             def register(server: grpc.aio.Server) -> list[str]:
                 add_AgentServiceServicer_to_server(agents, server)
                 add_DataPlaneServiceServicer_to_server(data_plane, server)
-                return [AGENT_SERVICE, DATA_PLANE_SERVICE]
+                add_DeadLetterServiceServicer_to_server(letters, server)
+                return [AGENT_SERVICE, DATA_PLANE_SERVICE, DEAD_LETTER_SERVICE]
 
             await applier.boot()
             async with rpc.serving(settings, register) as serving:
@@ -146,28 +175,36 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
 class _Worker:
     """Brings together what the control plane said: a revision, and shards to run it for."""
 
-    def __init__(self, broker: Broker, placement: Placement, meter: TurnMeter, watch: LoopWatch) -> None:
-        self._broker, self._placement, self._meter, self._watch = broker, placement, meter, watch
+    def __init__(
+        self, broker: Broker, store: StateStore, placement: Placement, meter: TurnMeter, watch: LoopWatch
+    ) -> None:
+        self._broker, self._store, self._placement = broker, store, placement
+        self._meter, self._watch = meter, watch
         self._settling = asyncio.Lock()
 
-    def join(self, host: Host, applier: Applier) -> None:
+    def join(self, host: Host, applier: Applier, following: Following) -> None:
         """Before anything else is called."""
-        self._host, self._applier = host, applier
+        self._host, self._applier, self._following = host, applier, following
 
     async def place(self, request: PlaceRequest) -> list[ShardStatus]:
         """Take the placement. Raises FailedPrecondition for an older one."""
-        self._placement.take(request)
-        await self.settle()
+        changed = self._placement.take(request)
+        try:
+            await self.settle()
+        finally:
+            self._following.placed(changed)
         return self._host.statuses()
 
     async def settle(self) -> None:
         """Hold the shards placed here, once there is a revision to run for them."""
         async with self._settling:
             if self._placement.known:
+                await self._store.declare(self._placement.shard_count)
                 await self._broker.declare(self._placement.shard_count)
                 self._placement.open()
             if self._applier.running is not None and self._placement.known:
-                await self._host.hold(self._placement.mine)
+                placement = self._placement
+                await self._host.hold(placement.mine, placement.revoked, placement.live)
             self._host.revision_changed()
 
     def trouble(self) -> TroupeError | None:

@@ -8,11 +8,14 @@ import grpc
 
 from troupe.broker.addressing import DEFAULT, SessionKey
 from troupe.broker.envelope import MAX_ID
+from troupe.broker.order import Number
 from troupe.chassis.errors import InvalidArgument, PermissionDenied, TroupeError, Unimplemented
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds
-from troupe.dataplane.actors.hub import Hub
-from troupe.dataplane.gateway import MAX_WAIT, Gateway
+from troupe.dataplane.actors.hub import LAST
+from troupe.dataplane.blobs.payloads import Payloads, check_inline
+from troupe.dataplane.gateway import CONFIRM, MAX_WAIT, Gateway
+from troupe.dataplane.peers import RELAYED
 from troupe.dataplane.sessions import Sessions
 from troupe.v1 import agent_pb2
 from troupe.v1 import agent_pb2_grpc as served
@@ -30,6 +33,7 @@ from troupe.v1.agent_pb2 import (
     GetSessionResponse,
     ListSessionsRequest,
     ListSessionsResponse,
+    MessageStatus,
     SendRequest,
     SendResponse,
     SubscribeRequest,
@@ -37,28 +41,32 @@ from troupe.v1.agent_pb2 import (
     Verb,
 )
 from troupe.v1.envelope_pb2 import SessionRef
-from troupe.v1.turn_pb2 import FATE_UNSEEN
+from troupe.v1.turn_pb2 import FATE_UNSEEN, Event
 
 SERVICE = DESCRIPTOR.services_by_name["AgentService"].full_name
 MAX_MESSAGES = 1000
-_LAST = ("completed", "failed")
+MAX_DIGEST = 16
+MARGIN = 0.5
+"""Seconds before a caller's deadline at which it is told that there is no confirm; less where it is near."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Agents(served.AgentServiceServicer):
-    """The service of one worker."""
+    """The service of one worker. Clients give and get contents whole; workers, among themselves, as they travel."""
 
-    def __init__(self, gateway: Gateway, sessions: Sessions, hub: Hub, stopping: Callable[[], bool]) -> None:
-        self._gateway, self._sessions, self._hub, self._stopping = gateway, sessions, hub, stopping
+    def __init__(self, gateway: Gateway, sessions: Sessions, payloads: Payloads, stopping: Callable[[], bool]) -> None:
+        self._gateway, self._sessions, self._payloads, self._stopping = gateway, sessions, payloads, stopping
 
     async def Send(self, request: SendRequest, context: Context) -> SendResponse:  # noqa: N802
         key = _key(request.session)
         wait = seconds(request.wait)
+        within = _within(context)
+        await self._take(key, request)
         if wait:
-            status = await self._gateway.send_and_wait(key, request, wait)
-            return SendResponse(message_id=status.message_id, status=status)
-        message_id, _ = await self._gateway.send(key, request)
+            status = await self._gateway.send_and_wait(key, request, wait, within)
+            return SendResponse(message_id=status.message_id, status=await self._whole(key, status))
+        message_id, _ = await self._gateway.send(key, request, within)
         response = SendResponse(message_id=message_id)
         response.status.session.CopyFrom(key.ref())
         response.status.message_id, response.status.fate = message_id, FATE_UNSEEN
@@ -70,12 +78,13 @@ class Agents(served.AgentServiceServicer):
         key, message = _key(request.message.session), request.message
         message.message_id = message.message_id or uuid7()
         after = request.after if request.HasField("after") else None
+        await self._take(key, message)
         ended = False
         try:
-            async with aclosing(self._gateway.converse(key, message, after)) as events:
+            async with aclosing(self._gateway.converse(key, message, after, _within(context))) as events:
                 async for event in events:
-                    ended = event.WhichOneof("kind") in _LAST
-                    yield ConverseResponse(event=event)
+                    ended = event.WhichOneof("kind") in LAST
+                    yield ConverseResponse(event=await self._shown(key, event))
         except TroupeError:
             ended = True  # refused: this call has nothing to cancel
             raise
@@ -86,16 +95,22 @@ class Agents(served.AgentServiceServicer):
     async def Subscribe(  # noqa: N802
         self, request: SubscribeRequest, context: Context
     ) -> AsyncIterator[SubscribeResponse]:
-        key = _key(request.session)
-        if not request.message_id:
-            with self._hub.feed(key) as feed:
-                async for event in feed.follow():
-                    yield SubscribeResponse(event=event)
-            return
-        after = request.after if request.HasField("after") else None
-        async with aclosing(self._gateway.follow(key, request.message_id, after)) as events:
+        key, relayed = _key(request.session), _relayed(context)
+        # Said at once: who relays wants to know that somebody is there, before there is anything to show.
+        await context.send_initial_metadata(())
+        if request.message_id:
+            _check_id("message_id", request.message_id)
+            after = request.after if request.HasField("after") else None
+            sent = _number(request)
+            followed = self._gateway.follow(
+                key, request.message_id, after, relayed=relayed, number=sent, payload=request.digest
+            )
+        else:
+            await self._gateway.ready()
+            followed = self._gateway.following.session(key, relayed=relayed)
+        async with aclosing(followed) as events:
             async for event in events:
-                yield SubscribeResponse(event=event)
+                yield SubscribeResponse(event=event if relayed else await self._shown(key, event))
 
     async def GetMessage(self, request: GetMessageRequest, context: Context) -> GetMessageResponse:  # noqa: N802
         key = _key(request.session)
@@ -103,7 +118,9 @@ class Agents(served.AgentServiceServicer):
         _check_id("message_id", request.message_id)
         if not 0 <= wait <= MAX_WAIT:
             raise InvalidArgument("BAD_WAIT", "wait: must lie between 0 and 1 h")
-        return GetMessageResponse(status=await self._gateway.status(key, request.message_id, wait))
+        relayed = _relayed(context)
+        status = await self._gateway.status(key, request.message_id, wait, relayed=relayed)
+        return GetMessageResponse(status=status if relayed else await self._whole(key, status))
 
     async def ControlTurns(  # noqa: N802
         self, request: ControlTurnsRequest, context: Context
@@ -124,13 +141,13 @@ class Agents(served.AgentServiceServicer):
             if request.dry_run:
                 answer = await self._gateway.would_cancel(key, message.message_id)
             else:
-                answer = await self._gateway.cancel(key, message.message_id, verb_id)
+                answer = await self._gateway.cancel(key, message.message_id, verb_id, relayed=_relayed(context))
             yield ControlTurnsResponse(message=message, answer=answer)
 
     async def GetSession(self, request: GetSessionRequest, context: Context) -> GetSessionResponse:  # noqa: N802
         if request.history > MAX_MESSAGES:
             raise InvalidArgument("BAD_HISTORY", f"history: at most {MAX_MESSAGES} entries")
-        session, history = await self._sessions.get(_key(request.session), request.history)
+        session, history = await self._sessions.get(_key(request.session), request.history, relayed=_relayed(context))
         return GetSessionResponse(session=session, history=history)
 
     async def ListSessions(self, request: ListSessionsRequest, context: Context) -> ListSessionsResponse:  # noqa: N802
@@ -150,7 +167,34 @@ class Agents(served.AgentServiceServicer):
         return ListSessionsResponse(sessions=sessions, next_page_token=token)
 
     async def DeleteSession(self, request: DeleteSessionRequest, context: Context) -> DeleteSessionResponse:  # noqa: N802
-        return DeleteSessionResponse(cancelled=await self._sessions.delete(_key(request.session)))
+        cancelled = await self._sessions.delete(_key(request.session), relayed=_relayed(context))
+        return DeleteSessionResponse(cancelled=cancelled)
+
+    async def _take(self, key: SessionKey, request: SendRequest) -> None:
+        """Let the request's content be as it travels."""
+        if request.HasField("content"):
+            check_inline(request.content)
+            travelling = await self._payloads.detached(key.tenant, request.content)
+            if travelling is not request.content:
+                request.content.CopyFrom(travelling)
+
+    async def _whole(self, key: SessionKey, status: MessageStatus) -> MessageStatus:
+        """The status with its result whole."""
+        if status.result.HasField("blob"):
+            whole = MessageStatus()
+            whole.CopyFrom(status)
+            whole.result.CopyFrom(await self._payloads.inline(key.tenant, status.result))
+            return whole
+        return status
+
+    async def _shown(self, key: SessionKey, event: Event) -> Event:
+        """The event with its result whole. Events are shared by all who follow a message, and stay as they are."""
+        if event.completed.result.HasField("blob"):
+            whole = Event()
+            whole.CopyFrom(event)
+            whole.completed.result.CopyFrom(await self._payloads.inline(key.tenant, event.completed.result))
+            return whole
+        return event
 
 
 def _key(ref: SessionRef) -> SessionKey:
@@ -158,6 +202,27 @@ def _key(ref: SessionRef) -> SessionKey:
     if ref.tenant:
         raise _no_tenant()
     return SessionKey.of(ref)
+
+
+def _number(request: SubscribeRequest) -> Number | None:
+    if not request.HasField("number"):
+        return None
+    _check_id("number.stream", request.number.stream)
+    if len(request.digest) > MAX_DIGEST:
+        raise InvalidArgument("BAD_DIGEST", f"digest: more than {MAX_DIGEST} bytes")
+    return Number(request.number.stream, request.number.sequence)
+
+
+def _within(context: Context) -> float:
+    """Seconds for the confirm: what the caller waits for, less what an answer needs to come to it."""
+    left: Any = context.time_remaining()
+    return CONFIRM if left is None else float(left) - min(MARGIN, left / 10)
+
+
+def _relayed(context: Context) -> bool:
+    """Whether another worker passes the call on."""
+    metadata: Any = context.invocation_metadata()
+    return any(name == RELAYED[0] for name, _ in metadata or ())
 
 
 def _check_id(field: str, value: str) -> None:

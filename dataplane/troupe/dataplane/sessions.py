@@ -1,12 +1,14 @@
 """Sessions as a whole: shown, listed, deleted."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
+
+import structlog
 
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.clock import Clock
-from troupe.chassis.errors import InvalidArgument, NotFound, Unavailable
+from troupe.chassis.errors import DeadlineExceeded, InvalidArgument, NotFound, TroupeError, Unavailable
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.actor import Actor
@@ -14,10 +16,13 @@ from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.settle import cancelled_record
 from troupe.dataplane.agent import history
 from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ToolMessage, UserMessage
+from troupe.dataplane.following import bare
 from troupe.dataplane.gateway import Gateway
+from troupe.dataplane.peers import Peers
+from troupe.dataplane.placement import Placement, ShardOwner
 from troupe.dataplane.state.port import Fenced, Owner, Record, SessionSummary, StateStore
 from troupe.v1 import agent_pb2
-from troupe.v1.agent_pb2 import HistoryEntry, Session
+from troupe.v1.agent_pb2 import DeleteSessionRequest, GetSessionRequest, HistoryEntry, Session
 from troupe.v1.turn_pb2 import Usage
 
 MAX_DIGITS: Final = 9
@@ -25,19 +30,34 @@ MAX_DIGITS: Final = 9
 DELETE_WAIT: Final = 10.0
 """Seconds that a cancelled turn gets to end before its session is deleted."""
 
+log = structlog.get_logger()
+
 
 class Sessions:
-    """One worker's view of all sessions. `shard_count` raises Unavailable before it is known."""
+    """One worker's view of all sessions."""
 
     def __init__(
-        self, store: StateStore, host: Host, gateway: Gateway, clock: Clock, worker_id: str, shards: Callable[[], int]
+        self, store: StateStore, host: Host, gateway: Gateway, clock: Clock, placement: Placement, peers: Peers
     ) -> None:
         self._store, self._host, self._gateway, self._clock = store, host, gateway, clock
-        self._worker_id, self._shards = worker_id, shards
+        self._placement, self._peers = placement, peers
 
-    async def get(self, key: SessionKey, newest: int) -> tuple[Session, list[HistoryEntry]]:
-        """The session and its `newest` history entries, oldest first. Raises NotFound."""
+    async def get(
+        self, key: SessionKey, newest: int, *, relayed: bool = False
+    ) -> tuple[Session, Sequence[HistoryEntry]]:
+        """The session and its `newest` history entries, oldest first: as its owner has it, or, where that does not
+        answer, as the store does. `relayed`: another worker asks the owner. Raises NotFound."""
         await self._gateway.ready()
+        owner = None if relayed else self._gateway.following.owner(key)
+        if owner is not None:
+            try:
+                told = await self._peers.session(owner, GetSessionRequest(session=bare(key), history=newest))
+            except NotFound:
+                raise
+            except TroupeError as error:
+                log.info("owner not asked", worker=owner.worker_id, session=str(key), error=str(error))
+            else:
+                return told.session, told.history
         summary = await self._store.summary(key)
         actor = self._host.actor(key)
         if summary is None and not (actor and (actor.running or actor.waiting)):
@@ -47,7 +67,7 @@ class Sessions:
         if newest:
             loaded = await self._store.load(key)
             entries = [_shown(entry) for entry in history.replay(loaded.history)[-newest:]]
-        return self._session(key.shard(self._shards()), summary), entries
+        return self._session(key.shard(self._placement.shard_count), summary), entries
 
     async def list(self, prefix: str, size: int, token: str) -> tuple[list[Session], str]:
         """A page of the sessions whose paths begin with `prefix`, and the token of the next one, empty at the end."""
@@ -57,10 +77,14 @@ class Sessions:
         following = f"{page[-1][0]}:{page[-1][1].key.path}" if len(found) > size else ""
         return [self._session(shard, summary) for shard, summary in page], following
 
-    async def delete(self, key: SessionKey) -> int:
-        """Cancel what runs and waits, drop state and history; how many messages that cancelled."""
+    async def delete(self, key: SessionKey, *, relayed: bool = False) -> int:
+        """Cancel what runs and waits, drop state and history; how many messages that cancelled. The session's owner
+        does it; `relayed`: another worker asks it to. Raises Unavailable where the owner does not answer."""
         await self._gateway.ready()
-        owner = self._host.owner(key.shard(self._shards()))
+        elsewhere = None if relayed else self._gateway.following.owner(key)
+        if elsewhere is not None:
+            return await self._passed_on(elsewhere, key)
+        owner = self._host.owner(key.shard(self._placement.shard_count))
         if owner is None:
             raise Unavailable("NOT_OWNER", f"no worker holds the shard of session {key} now; try again", retry_after=1)
         actor = self._host.wake(owner, key)
@@ -76,6 +100,16 @@ class Sessions:
             self._gateway.announce(key, record)
         return cancelled + len(waiting)
 
+    async def _passed_on(self, owner: ShardOwner, key: SessionKey) -> int:
+        try:
+            return (await self._peers.delete(owner, DeleteSessionRequest(session=bare(key)))).cancelled
+        except DeadlineExceeded as error:
+            raise Unavailable(
+                "OWNER_SILENT",
+                f"{owner.worker_id}, which owns session {key}, did not say whether it deleted it; try again",
+                retry_after=1,
+            ) from error
+
     async def _cancel_running(self, actor: Actor) -> int:
         """How many turns that cancelled."""
         if actor.turn is None:
@@ -86,17 +120,19 @@ class Sessions:
             async with asyncio.timeout(DELETE_WAIT):
                 await actor.rested.wait()
         except TimeoutError as error:
-            raise Unavailable(
-                "TURN_RUNS", f"the running turn of session {actor.key} did not end; try again", retry_after=1
-            ) from error
+            raise _still_runs(actor.key) from error
         return int(answer != agent_pb2.VERB_ANSWER_TOO_LATE)
 
     async def _drop(self, owner: Owner, key: SessionKey) -> Sequence[Record]:
         now = self._clock.now()
+        inbox = [entry for entry in (await self._store.load(key)).inbox if not entry.skip]
+        for entry in inbox:
+            if entry.running is not None:
+                await self._gateway.cancel(key, entry.message_id, uuid7())
+                raise _still_runs(key)
         waiting = {
             entry.message_id: cancelled_record(key, entry.message_id, entry.digest, entry.attempts, now)
-            for entry in (await self._store.load(key)).inbox
-            if not entry.skip
+            for entry in inbox
         }
         await self._store.delete(owner, key, waiting, now)
         return list(waiting.values())
@@ -115,14 +151,18 @@ class Sessions:
         if summary.created:
             session.created_at.CopyFrom(timestamp(summary.created))
             session.updated_at.CopyFrom(timestamp(summary.updated))
-        if self._host.owner(shard) is not None:
-            session.worker_id = self._worker_id
+        if (owner := self._placement.owner_of(shard)) is not None:
+            session.worker_id = owner.worker_id
         if actor is not None:
             session.waiting = actor.waiting
             if actor.running is not None:
                 session.state = agent_pb2.SESSION_STATE_RUNNING
                 session.running_message_id = actor.running.message_id
         return session
+
+
+def _still_runs(key: SessionKey) -> Unavailable:
+    return Unavailable("TURN_RUNS", f"the running turn of session {key} did not end; try again", retry_after=1)
 
 
 def _place(token: str) -> tuple[int, str] | None:

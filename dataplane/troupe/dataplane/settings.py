@@ -24,10 +24,21 @@ class DataPlaneSettings(ServiceSettings):
     )
     data: Path = setting(default_factory=data_home, description="directory of embedded stores and the last revision")
     broker: str = setting(
-        default="", description="mailboxes: sqlite:///PATH or memory://; empty: broker.db in the data directory"
+        default="",
+        description="mailboxes: amqp://HOST, sqlite:///PATH or memory://; empty: broker.db in the data directory",
     )
     state: str = setting(
-        default="", description="session state: sqlite:///PATH or memory://; empty: state.db in the data directory"
+        default="",
+        description="session state: redis://HOST, rediss://HOST (TLS), sqlite:///PATH or memory://; empty: state.db in "
+        "the data directory",
+    )
+    allow_volatile_state: bool = setting(
+        default=False, description="take a Redis that may lose what it confirmed, or that does not let this be checked"
+    )
+    blobs: str = setting(
+        default="",
+        description="payloads over 256 KiB, shared by all workers: file:///PATH or a URL of fsspec whose package is "
+        "installed, such as s3://BUCKET/PREFIX; empty: blobs in the data directory",
     )
     llm: str = setting(
         default_factory=lambda: os.environ.get("OPENAI_BASE_URL", ""),
@@ -52,6 +63,17 @@ class DataPlaneSettings(ServiceSettings):
     drain_timeout: float = setting(
         default=20.0, ge=0, description="how long a stopping worker lets its running turns go on"
     )
+    handover_timeout: float | None = setting(
+        default=None,
+        gt=0,
+        description="how long a turn goes on after its shard was handed over, and a new owner waits for it; unset: as "
+        "long as a turn may take",
+    )
+    unacked_budget: int = setting(
+        default=256 * 1024 * 1024,
+        ge=256 * 1024,
+        description="bytes of message bodies that this worker holds unacked at most, over all its shards",
+    )
     health_checks: int = setting(
         default=3, ge=1, description="checks within health_window that a new revision must pass; the first takes one"
     )
@@ -59,6 +81,14 @@ class DataPlaneSettings(ServiceSettings):
     max_session_inbox: int = setting(
         default=10_000, ge=1, description="messages that may wait for one session before more are refused"
     )
+    max_session_inbox_bytes: int = setting(
+        default=64 << 20, ge=1, description="bytes of messages that may wait for one session before more are refused"
+    )
     max_mailbox: int = setting(
-        default=1_000_000, ge=1, description="messages that may wait in one shard's mailbox before more are refused"
+        default=1_000_000, ge=1, description="messages that may wait for one shard's sessions before more are refused"
+    )
+    max_mailbox_bytes: int = setting(
+        default=1 << 30,
+        ge=1,
+        description="bytes of messages that may wait for one shard's sessions before more are refused",
     )

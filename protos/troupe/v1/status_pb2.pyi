@@ -107,6 +107,8 @@ class _ShardStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShardState
     """Subscribed."""
     SHARD_STATE_RELEASING: _ShardState.ValueType  # 3
     """Being handed over."""
+    SHARD_STATE_REFUSED: _ShardState.ValueType  # 4
+    """Placed here and not held: the state store takes nothing from the worker under this epoch."""
 
 class ShardState(_ShardState, metaclass=_ShardStateEnumTypeWrapper):
     """What a worker does with a shard."""
@@ -119,6 +121,8 @@ SHARD_STATE_ACTIVE: ShardState.ValueType  # 2
 """Subscribed."""
 SHARD_STATE_RELEASING: ShardState.ValueType  # 3
 """Being handed over."""
+SHARD_STATE_REFUSED: ShardState.ValueType  # 4
+"""Placed here and not held: the state store takes nothing from the worker under this epoch."""
 Global___ShardState: _TypeAlias = ShardState  # noqa: Y015
 
 @_typing.final
@@ -337,6 +341,7 @@ class ShardStatus(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     RUNNING_SESSIONS_FIELD_NUMBER: _builtins.int
+    STORE_EPOCH_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """Its number, from 0."""
     epoch: _builtins.int
@@ -345,6 +350,10 @@ class ShardStatus(_message.Message):
     """What the worker does with it."""
     running_sessions: _builtins.int
     """Sessions with a running turn."""
+    store_epoch: _builtins.int
+    """REFUSED only: the epoch under which the store has another owner, or the same epoch with another process. The
+    control plane places the shard under a higher one.
+    """
     def __init__(
         self,
         *,
@@ -352,10 +361,11 @@ class ShardStatus(_message.Message):
         epoch: _builtins.int = ...,
         state: Global___ShardState.ValueType = ...,
         running_sessions: _builtins.int = ...,
+        store_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "running_sessions", b"running_sessions", "shard", b"shard", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "running_sessions", b"running_sessions", "shard", b"shard", "state", b"state", "store_epoch", b"store_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

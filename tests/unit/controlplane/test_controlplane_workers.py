@@ -8,8 +8,8 @@ from typing import TypeVar
 import pytest
 from support.fake_clock import FakeClock
 
+from troupe.chassis.background import background
 from troupe.chassis.errors import FailedPrecondition, ResourceExhausted, Unavailable
-from troupe.controlplane.background import background
 from troupe.controlplane.clients import WorkerClient
 from troupe.controlplane.placement import Member, Placement
 from troupe.controlplane.status import FleetStatus
@@ -18,7 +18,7 @@ from troupe.controlplane.stores.port import KnownWorker
 from troupe.controlplane.workers import Workers, WorkersTimes
 from troupe.v1.data_plane_pb2 import PlaceRequest
 from troupe.v1.resource_pb2 import ConfigSpec
-from troupe.v1.status_pb2 import ApplyPhase, Capacity, RevisionAttempt, StatusReport
+from troupe.v1.status_pb2 import ApplyPhase, Capacity, RevisionAttempt, ShardState, ShardStatus, StatusReport
 
 A1, A2, B1 = Member("a", "a-1", "a:1"), Member("a", "a-2", "a:2"), Member("b", "b-1", "b:1")
 
@@ -33,6 +33,8 @@ class FakeNetwork:
         self.up: dict[str, Member] = {}
         self.applied: list[tuple[str, int]] = []
         self.placed: list[tuple[str, int]] = []
+        self.requests: dict[str, PlaceRequest] = {}
+        self.refused: dict[str, list[ShardStatus]] = {}
         self.dials: list[str] = []
         self.refusing_placements = False
         self._changed = asyncio.Condition()
@@ -64,7 +66,12 @@ class _FakeClient:
             raise Unavailable("UNAVAILABLE", "nobody there")
         while True:
             self._news.clear()
-            yield StatusReport(worker_id=member.worker_id, instance_id=member.instance_id, last_attempt=self._attempt)
+            yield StatusReport(
+                worker_id=member.worker_id,
+                instance_id=member.instance_id,
+                last_attempt=self._attempt,
+                shards=self._network.refused.get(self._address, ()),
+            )
             await self._news.wait()
 
     async def apply(self, config: ConfigSpec, timeout: float) -> RevisionAttempt:
@@ -75,6 +82,7 @@ class _FakeClient:
         return self._attempt
 
     async def place(self, placement: PlaceRequest, timeout: float) -> None:
+        self._network.requests[self._address] = placement
         await self._network.note(self._network.placed, (self._address, placement.version))
         if self._network.refusing_placements:
             raise FailedPrecondition("STALE", "the worker knows a newer placement")
@@ -207,7 +215,7 @@ async def test_a_worker_that_knows_a_newer_placement_is_not_asked_again() -> Non
         await fleet.join(A1)
         await fleet.network.until(lambda network: bool(network.placed))
         await settled()
-        fleet.clock.advance(100)
+        fleet.clock.advance(9)
         await settled()
         assert fleet.network.placed == [("a:1", 1)]
 
@@ -256,3 +264,68 @@ async def test_a_restored_worker_is_linked_and_forgotten_when_it_stays_away_with
         fleet.clock.advance(100.0)
         await settled()
         assert len(fleet.network.dials) == dials, "its link has ended"
+
+
+def live(fleet: Fleet, address: str) -> list[str]:
+    return list(fleet.network.requests[address].live_instance_ids)
+
+
+async def keep_alive(fleet: Fleet, *members: Member, seconds: float = 12.0) -> None:
+    for _ in range(round(seconds * 2)):
+        fleet.clock.advance(0.5)
+        for member in members:
+            await fleet.join(member)
+        await settled()
+
+
+async def test_who_is_alive_is_said_after_one_lease_and_again_when_it_changes() -> None:
+    async with Fleet(MemoryRevisionStore(4)).running() as fleet:
+        await fleet.join(A1)
+        await fleet.join(B1)
+        await settled()
+        assert live(fleet, "a:1") == [], "one that was known before may not have said a word yet"
+        await keep_alive(fleet, A1, B1)
+        assert live(fleet, "a:1") == live(fleet, "b:1") == ["a-1", "b-1"]
+
+        await keep_alive(fleet, A1)
+        assert live(fleet, "a:1") == ["a-1"], "a lease ended"
+
+        await keep_alive(fleet, A1, B1, seconds=1.0)
+        assert live(fleet, "a:1") == ["a-1", "b-1"], "it came back"
+        assert {version for _, version in fleet.network.placed} == {1}, "nothing moves by itself"
+
+
+async def test_a_process_that_is_replaced_is_not_alive_for_the_one_that_takes_its_shards() -> None:
+    async with Fleet(MemoryRevisionStore(4)).running() as fleet:
+        await fleet.join(A1)
+        await keep_alive(fleet, A1)
+        await fleet.join(A2)
+        await fleet.network.until(lambda network: ("a:2", 2) in network.placed)
+        assert live(fleet, "a:2") == ["a-2"]
+
+
+async def test_a_restored_worker_that_is_silent_is_gone_after_one_lease() -> None:
+    store = MemoryRevisionStore(4)
+    await store.remember_worker(KnownWorker(B1))
+    async with Fleet(store).running() as fleet:
+        await keep_alive(fleet, A1, seconds=9.0)
+        assert live(fleet, "a:1") == []
+        await keep_alive(fleet, A1, seconds=2.0)
+        assert live(fleet, "a:1") == ["a-1"]
+
+
+@pytest.mark.parametrize("store_epoch", [1, 7])
+async def test_epochs_go_past_what_the_state_store_has(store_epoch: int) -> None:
+    async with Fleet(MemoryRevisionStore(4)).running() as fleet:
+        refused = ShardStatus(shard=2, epoch=1, state=ShardState.SHARD_STATE_REFUSED, store_epoch=store_epoch)
+        fleet.network.refused["a:1"] = [refused]
+        await fleet.join(A1)
+        await fleet.network.until(lambda network: ("a:1", 2) in network.placed)
+        epochs = {shard.shard: shard.epoch for shard in fleet.network.requests["a:1"].shards}
+        assert epochs == {0: 1, 1: 1, 2: store_epoch + 1, 3: 1}
+        assert (await fleet.store.placement()).version == 2, "stored before anybody hears of it"
+
+        await fleet.join(A2)
+        await fleet.network.until(lambda network: ("a:2", 3) in network.placed)
+        await settled()
+        assert (await fleet.store.placement()).version == 3, "a refusal under an epoch that is over says nothing"

@@ -38,6 +38,48 @@ def test_an_older_placement_is_refused(term: int, version: int, taken: bool) -> 
         assert placement.mine == [Owner(0, 3, "me")]
 
 
+def test_it_knows_every_owner_and_which_shards_changed_hands() -> None:
+    placement = Placement("me")
+    assert placement.owner_of(0) is None
+    assert placement.take(request(1, 2, 5)) == set(range(8))
+    assert placement.take(request(2, 2, 6)) == {5, 6}
+    owner = placement.owner_of(5)
+    assert owner is not None
+    assert (owner.worker_id, owner.instance_id, owner.epoch) == ("w", "other", 3)
+    assert placement.is_mine(6)
+    assert not placement.is_mine(5)
+    assert placement.take(PlaceRequest(term=1, version=3, shard_count=8)) == set(range(8))
+    assert placement.owner_of(6) is None
+
+
+def test_its_own_shards_can_be_revoked_and_stay_its_own() -> None:
+    placement = Placement("me")
+    revoking = request(1, 2, 5)
+    for number in (1, 5):
+        revoking.shards[number].revoked = True
+    placement.take(revoking)
+    assert placement.revoked == {5}
+    assert [owner.shard for owner in placement.mine] == [2, 5]
+    placement.take(request(2, 2))
+    assert placement.revoked == frozenset()
+
+
+def test_nobody_is_gone_while_it_is_not_known_who_is_there() -> None:
+    placement = Placement("me")
+    placement.take(request(1, 2))
+    other = placement.owner_of(0)
+    assert other is not None
+    assert (placement.live, placement.is_gone(other)) == (None, False)
+    known = request(1, 2)
+    known.live_instance_ids.extend(["me", "other"])
+    placement.take(known)
+    assert placement.live == frozenset(("me", "other"))
+    assert placement.is_gone(other) is False
+    known.live_instance_ids.remove("other")
+    placement.take(known)
+    assert placement.is_gone(other)
+
+
 def test_a_deployment_keeps_its_number_of_shards() -> None:
     placement = Placement("me")
     placement.take(request(1, 0))
