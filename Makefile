@@ -7,9 +7,11 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.synced
+# The measured programs share the tests' servers and the peers' meter.
+BENCH := PYTHONPATH=tests:bench/peers $(BIN)/python
 WORKSPACE := pyproject.toml uv.lock $(wildcard */pyproject.toml)
 
-.PHONY: help setup demo check test generate clean
+.PHONY: help setup demo check test bench soak generate clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,9 +45,15 @@ check: setup ## ruff, mypy, import-linter, buf, generated code and pages
 test: setup ## all tests
 	$(BIN)/pytest
 
+bench: setup ## benchmarks beside their peers; one: make bench B=broker (ROUNDS=, SECONDS=)
+	$(BENCH) -m bench $(B) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+soak: setup ## a million messages with flat memory (MESSAGES=, SESSION=)
+	$(BENCH) -m bench.soak $(if $(MESSAGES),--messages $(MESSAGES)) $(if $(SESSION),--session $(SESSION))
+
 generate: setup ## Python code from protos/, reference pages from the code
 	$(BIN)/python protos/generate.py
 	$(BIN)/python docs/generate.py
 
 clean: ## remove what the tasks made
-	rm -rf $(VENV) .troupe .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) bench/peers/*/.venv bench/results .troupe .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The benchmark `broker`, and the programs that it runs."""
