@@ -4,9 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support import rabbitmq, redis_server
 from support.console import Command, NotRun, steps
 from support.reader import Reader
 from typer.main import get_command
@@ -33,6 +35,7 @@ def with_commands() -> list[Path]:
     return [page for page in FOLLOWED if any(isinstance(step, Command) for step in steps(page))]
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", with_commands(), ids=name)
 def test_a_reader_who_types_a_page_sees_what_it_shows(page: Path, tmp_path: Path) -> None:
     todo = steps(page)
@@ -40,9 +43,19 @@ def test_a_reader_who_types_a_page_sees_what_it_shows(page: Path, tmp_path: Path
     for program in NEEDED:
         if re.search(rf"\b{program}\b", typed) and shutil.which(program) is None:
             pytest.skip(f"the page needs {program}, which is not installed here")
-    with Reader(tmp_path, ROOT / "examples") as reader:
+    with ExitStack() as servers:
+        reader = servers.enter_context(Reader(tmp_path, ROOT / "examples", _servers(typed, tmp_path, servers)))
         for step in todo:
             reader.follow(step)
+
+
+def _servers(typed: str, directory: Path, servers: ExitStack) -> dict[str, int]:
+    """Those that a page takes to run at their usual ports, at ports of their own."""
+    if "amqp://" not in typed:
+        return {}
+    (directory / "redis").mkdir()
+    redis = servers.enter_context(redis_server.running(directory / "redis"))
+    return {"5672": servers.enter_context(rabbitmq.running()).port, "6379": redis.port}
 
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.place)

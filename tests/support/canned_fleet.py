@@ -18,7 +18,14 @@ from grpc_status import rpc_status
 from troupe.chassis.errors import Aborted, NotFound, TroupeError
 from troupe.chassis.rpc_errors import status
 from troupe.cli.main import main
-from troupe.v1 import agent_pb2, agent_pb2_grpc, control_plane_pb2, control_plane_pb2_grpc, turn_pb2
+from troupe.v1 import (
+    agent_pb2,
+    agent_pb2_grpc,
+    control_plane_pb2,
+    control_plane_pb2_grpc,
+    dead_letter_pb2_grpc,
+    turn_pb2,
+)
 from troupe.v1.control_plane_pb2 import RevisionInfo
 from troupe.v1.resource_pb2 import ConfigSpec, Resource
 
@@ -137,6 +144,36 @@ class CannedWorker(agent_pb2_grpc.AgentServiceServicer):
         return answer
 
 
+class CannedLetters(dead_letter_pb2_grpc.DeadLetterServiceServicer):
+    """Answers every call with what stands in the field of its name, in a stream with each; an error is raised; keeps
+    the requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.answers: dict[str, Any] = {}
+
+    def ListDeadLetters(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return next(self._answers("ListDeadLetters", request, context))
+
+    def GetDeadLetter(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return next(self._answers("GetDeadLetter", request, context))
+
+    def Redrive(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        yield from self._answers("Redrive", request, context)
+
+    def Purge(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        yield from self._answers("Purge", request, context)
+
+    def _answers(self, call: str, request: Any, context: Any) -> Iterator[Any]:
+        self.requests.append(request)
+        answer = self.answers[call]
+        answer = answer(request) if callable(answer) else answer
+        for one in answer if isinstance(answer, list) else [answer]:
+            if isinstance(one, TroupeError):
+                _fail(context, one)
+            yield one
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What one command came to."""
@@ -148,20 +185,23 @@ class Run:
 
 @dataclass(slots=True)
 class CannedFleet:
-    """Both servers, and the command line pointed at them."""
+    """The servers, and the command line pointed at them."""
 
     control_plane: CannedControlPlane
     worker: CannedWorker
+    letters: CannedLetters
     server: str
     gateway: str
     _capture: pytest.CaptureFixture[str]
     _patch: pytest.MonkeyPatch
     directory: Path = field(default_factory=Path)
 
-    def troupe(self, *arguments: str, stdin: str = "") -> Run:
-        """Run one command in this process."""
+    def troupe(self, *arguments: str, stdin: str = "", terminal: bool = False) -> Run:
+        """Run one command in this process; with `terminal`, a person types its stdin."""
         self._capture.readouterr()
-        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        typed = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+        self._patch.setattr(typed, "isatty", lambda: terminal)
+        self._patch.setattr(sys, "stdin", typed)
         code = main(arguments)
         captured = self._capture.readouterr()
         return Run(code, captured.out, captured.err)
@@ -180,13 +220,14 @@ def canned_fleet(
     directory: Path,
     credentials: grpc.ServerCredentials | None = None,
 ) -> Iterator[CannedFleet]:
-    """Serve both on a free port, in threads, while the body runs; the environment names it. With `credentials`,
+    """Serve them on a free port, in threads, while the body runs; the environment names it. With `credentials`,
     under TLS."""
     clean_environment(monkeypatch, directory)
-    control_plane, worker = CannedControlPlane(), CannedWorker()
+    control_plane, worker, letters = CannedControlPlane(), CannedWorker(), CannedLetters()
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     control_plane_pb2_grpc.add_ControlPlaneServiceServicer_to_server(control_plane, server)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(worker, server)
+    dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server(letters, server)
     if credentials is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:
@@ -196,7 +237,7 @@ def canned_fleet(
     monkeypatch.setenv("TROUPE_SERVER", address)
     monkeypatch.setenv("TROUPE_GATEWAY", address)
     try:
-        yield CannedFleet(control_plane, worker, address, address, capsys, monkeypatch, directory)
+        yield CannedFleet(control_plane, worker, letters, address, address, capsys, monkeypatch, directory)
     finally:
         server.stop(None).wait()
 

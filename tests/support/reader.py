@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Self
 from support.console import Command, Step, Written, missing, moved, ports
 from support.shell import environment
 
+WORKER = re.compile(r"--worker-id (?P<id>\S+)")
 SERVICE = re.compile(r"^(?:[A-Z_]+=\S+ )*troupe (?P<name>up|controlplane|dataplane|llm-sim)\b(?!.*--(?:print|help))")
 READY = {"up": "Ctrl-C stops it."}
 SERVES = re.compile(r'"event": "(?:serving|simulator serves)"')
@@ -39,7 +41,8 @@ listen = "127.0.0.1:0"
 class Reader:
     """One page's home and working directory, with the examples in it. Leave it to end all that was started."""
 
-    def __init__(self, directory: Path, examples: Path) -> None:
+    def __init__(self, directory: Path, examples: Path, servers: Mapping[str, int] | None = None) -> None:
+        """`servers`: the ports that servers listen at, by those that pages give them."""
         self._home, self._place = directory / "home", directory / "work"
         self._home.mkdir()
         shutil.copytree(examples, self._place / "examples", ignore=shutil.ignore_patterns("__pycache__"))
@@ -56,7 +59,7 @@ class Reader:
         }
         self._services: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
         self._groups: list[int] = []
-        self._ports: dict[str, int] = {}
+        self._ports: dict[str, int] = dict(servers or {})
 
     def __enter__(self) -> Self:
         return self
@@ -109,8 +112,10 @@ class Reader:
         return answer
 
     def _start(self, name: str, command: str) -> str:
-        if name in self._services:
-            self._stop(name, check=True)
+        named = WORKER.search(command)
+        service = f"{name} {named['id'] if named else 'worker-0'}" if name == "dataplane" else name
+        if service in self._services:
+            self._stop(service, check=True)
         log = self._home / f"{name}-{len(self._groups)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -123,7 +128,7 @@ class Reader:
                 start_new_session=True,
             )
         self._groups.append(process.pid)
-        self._services[name] = process, log
+        self._services[service] = process, log
         deadline = time.monotonic() + WITHIN
         while not (READY[name] in log.read_text() if name in READY else SERVES.search(log.read_text())):
             assert process.poll() is None, f"`{command}` ended: {log.read_text()}"

@@ -11,13 +11,16 @@ OPEN = asyncio.Event()
 
 
 class Counter:
-    """Replies with how many messages its session has had."""
+    """Replies with how many messages its session has had; to data, with the same from back to front."""
 
     async def receive(self, context: ActorContext, message: Content) -> None:
+        if message.HasField("data"):
+            context.reply(message.data.value[::-1], message.data.content_type)
+            return
         match message.text:
             case "wait":
                 await OPEN.wait()
-            case "wrong":
+            case text if text.startswith("wrong"):
                 raise FailedPrecondition("WRONG", "this cannot succeed")
             case "bad state":
                 context.state = "text"  # type: ignore[assignment]
