@@ -167,7 +167,7 @@ class TestFollowing:
         await first.has("started")
         same = asyncio.create_task(send(other, "wait", message_id="m"))
         foreign = [asyncio.create_task(send(other, f"else {number}", message_id="m")) for number in range(2)]
-        await asyncio.sleep(0.2)
+        await until(lambda: other.broker.calls["publish"] == 1 + len(foreign))
         scripted_actor.OPEN.set()
         for task in foreign:
             with pytest.raises(AlreadyExists) as refused:
