@@ -118,9 +118,7 @@ class RabbitmqBroker:
             self._shards, self._pools = shards, wanted
             if self._rescue is None:
                 rescue = Rescue(self._send_to, self._mend_queue, self._tasks)
-                self._rescue = Subscribed(
-                    self._consuming, topology.STRAYS, rescue.handle, RESCUED_AT_ONCE, inspector=rescue.inspect
-                )
+                self._rescue = Subscribed(self._consuming, topology.STRAYS, rescue.handle, RESCUED_AT_ONCE)
                 await self._rescue.begin(self._tasks)
 
     async def publish(self, envelope: Envelope, pool: str = "") -> None:
@@ -141,8 +139,12 @@ class RabbitmqBroker:
         consumers = self._subscriptions.setdefault(queue, [])
         if consumers and declaration.single:
             raise FailedPrecondition("MAILBOX_CONSUMED", f"{queue} has a consumer already")
-        inspector = None if declaration.single else self._defer_early
-        subscription = Subscribed(self._consuming, declaration, handler, prefetch, inspector, self._forget)
+
+        def handle(delivery: Delivery, _: spec.Basic.Deliver, properties: spec.BasicProperties) -> None:
+            if declaration.single or not self._defer_early(delivery, properties):
+                handler(delivery)
+
+        subscription = Subscribed(self._consuming, declaration, handle, prefetch, self._forget)
         consumers.append(subscription)
         if len(consumers) == 1:
             metrics.show_queue(queue, lambda: self._known_depth(queue), lambda: self._oldest(queue), time.time)
@@ -222,8 +224,8 @@ class RabbitmqBroker:
             route = self._routes[exchange, key] = Route(exchange, key)
         return route
 
-    def _defer_early(self, delivery: Delivery, _method: spec.Basic.Deliver, properties: spec.BasicProperties) -> bool:
-        """Send a message that is not due yet back to wait."""
+    def _defer_early(self, delivery: Delivery, properties: spec.BasicProperties) -> bool:
+        """Send a message that is not due yet back to wait; whether it was one."""
         due = cast(int, (properties.headers or {}).get(NOT_BEFORE, 0)) / 1e6
         if due - time.time() <= ladder.NEAR:
             return False

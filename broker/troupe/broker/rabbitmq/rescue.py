@@ -30,19 +30,14 @@ class Rescue:
     ) -> None:
         self._send, self._declare, self._tasks = send, declare, tasks
 
-    def inspect(self, delivery: Delivery, method: spec.Basic.Deliver, properties: spec.BasicProperties) -> bool:
-        """Takes every delivery. The prefetch bounds how many are under way."""
+    def handle(self, delivery: Delivery, method: spec.Basic.Deliver, properties: spec.BasicProperties) -> None:
+        """Begin with a delivery. The prefetch bounds how many are under way."""
         exchange = topology.DEAD if method.exchange == topology.DEAD else topology.IN
         key = method.routing_key or ""
         queue = topology.destination(exchange, key)
         if topology.found(queue) is None:  # nobody's: it is kept where people look
             exchange, key, queue = topology.DEAD, AGENTS, topology.letter_queue(AGENTS).name
         self._tasks.create_task(self._rescue(delivery, exchange, key, queue, properties))
-        return True
-
-    def handle(self, delivery: Delivery) -> None:
-        """Never called: `inspect` takes all."""
-        raise NotImplementedError
 
     async def _rescue(
         self, delivery: Delivery, exchange: str, key: str, queue: str, properties: spec.BasicProperties

@@ -27,17 +27,15 @@ from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 _tags = itertools.count(1)
 log = structlog.get_logger()
 
-Inspector = Callable[[Delivery, spec.Basic.Deliver, spec.BasicProperties], bool]
-"""Sees a delivery before the handler does. True: it took it."""
+Handler = Callable[[Delivery, spec.Basic.Deliver, spec.BasicProperties], None]
+"""Gets each delivery, with what the server says of it."""
 
 
 class Hold:
     """One channel's deliveries. They are void once it is gone. `number` counts a subscription's channels."""
 
-    def __init__(
-        self, queue: str, number: int, handler: Callable[[Delivery], None], inspector: Inspector | None
-    ) -> None:
-        self._queue, self._number, self._handler, self._inspector = queue, number, handler, inspector
+    def __init__(self, queue: str, number: int, handler: Handler) -> None:
+        self._queue, self._number, self._handler = queue, number, handler
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._tag = ""
@@ -86,8 +84,7 @@ class Hold:
             body, self._queue, published, redeliveries, partial(self._settle, tag), channel=self._number
         )
         DELIVERIES.inc()
-        if self._inspector is None or not self._inspector(delivery, method, properties):
-            self._handler(delivery)
+        self._handler(delivery, method, properties)
 
     def _settle(self, tag: int) -> None:
         if self.unacked.pop(tag, None) is not None and self._acks.add(tag):
@@ -125,13 +122,12 @@ class Subscribed:
         self,
         lane: Lane,
         queue: Queue,
-        handler: Callable[[Delivery], None],
+        handler: Handler,
         prefetch: int,
-        inspector: Inspector | None = None,
         on_close: Callable[["Subscribed"], None] = lambda _: None,
     ) -> None:
         self._lane, self.queue, self._handler, self._prefetch = lane, queue, handler, prefetch
-        self._inspector, self._on_close = inspector, on_close
+        self._on_close = on_close
         self._hold: Hold | None = None
         self._cancelled = False
         self._task: asyncio.Task[None] | None = None
@@ -184,7 +180,7 @@ class Subscribed:
         failures = 0
         for number in itertools.count():
             link = await self._lane.link()
-            hold = Hold(self.queue.name, number, self._handler, self._inspector)
+            hold = Hold(self.queue.name, number, self._handler)
             try:
                 await hold.open(link, self.queue, self._prefetch)
             except FailedPrecondition as error:
