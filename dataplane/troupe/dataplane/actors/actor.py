@@ -8,23 +8,22 @@ one of a session that was just loaded. All methods that are not `async` run on t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
 from troupe.broker.addressing import SessionKey
-from troupe.broker.order import Number, Place
+from troupe.broker.order import Place
 from troupe.broker.port import Delivery
-from troupe.dataplane.actors import metrics, outbox
+from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.arrivals import Arrival
+from troupe.dataplane.actors.custody import Custody
 from troupe.dataplane.actors.gap import GapWatch
-from troupe.dataplane.actors.handover import Predecessors
-from troupe.dataplane.actors.inbox import Empty, Gap, Held, Run, Start, Wait
-from troupe.dataplane.actors.intake import Intake
+from troupe.dataplane.actors.inbox import Empty, Gap, Held, Start, Wait
 from troupe.dataplane.actors.lifecycle import FINAL, ActorEvent, ActorState, after
-from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.runner import Afterwards, TurnRunner
 from troupe.dataplane.actors.turn import Turn, entry_of
 from troupe.dataplane.actors.world import World
@@ -34,8 +33,6 @@ from troupe.v1.envelope_pb2 import Envelope
 
 RELOAD_DELAY = (1.0, 60.0)
 """Seconds between two tries to load a session that cannot be loaded: at first, and at most."""
-MAX_RUN: Final = 1_000
-"""Numbers that are given up in one write."""
 
 log = structlog.get_logger()
 
@@ -53,31 +50,34 @@ class Actor:
         """Set while no turn runs."""
         self.rested.set()
         self._world, self._gaps, self._suspects = world, gaps, suspects
-        self._memory = SessionMemory()
+        self._custody = Custody(
+            key, owner, world, gaps, turn=lambda: self.turn, goes_on=lambda: self._goes_on, step=self.step
+        )
+        self._memory, self._intake = self._custody.memory, self._custody.intake
         self._runner = TurnRunner(key, owner, world, self._memory)
-        self._intake = Intake(key, owner, world, self._memory, lambda: self.turn, self._outdated)
-        self._predecessors = Predecessors(key, owner, world)
-        self._stale = True
         # Whoever makes an actor activates it: a second load beside the first would end in the middle of a turn.
         self._loading = True
         self._held = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._placing_soon = self._taking_over = self._flushing = False
-        self._owes = False
-        """What it sent before it was loaded is to be flushed before a turn runs."""
-        # Held while store and memory change together, but for turns: a load in between would miss half of it.
-        self._changing = asyncio.Lock()
 
     @property
     def idle(self) -> bool:
         """Nothing runs, waits, arrives or is to be sent: it may leave memory."""
         has = self._intake.arrivals or self._memory.inbox or self._memory.outbox or self._flushing
-        return self.life is ActorState.IDLE and not (has or self._stale or self._held or self._changing.locked())
+        changes = self._held or self._custody.stale or self._custody.changing
+        return self.life is ActorState.IDLE and not (has or changes)
 
     @property
     def _goes_on(self) -> bool:
         """The session is this owner's to care for."""
         return self.life not in FINAL and self.life is not ActorState.DRAINING
+
+    @property
+    def _is_ready(self) -> bool:
+        """It is loaded, and nothing has to be done before a turn."""
+        before = self._custody.owes or self._taking_over
+        return self.life is not ActorState.ACTIVATING and self._goes_on and not before
 
     @property
     def backlog(self) -> int:
@@ -100,9 +100,9 @@ class Actor:
         is tried again, ever more rarely: its messages wait in the inbox, and other sessions go on."""
         self._loading = True
         delay, longest = RELOAD_DELAY
-        while self._stale and self.life not in FINAL:
+        while self._custody.stale and self.life not in FINAL:
             try:
-                await self._load()
+                await self._custody.load()
             except Exception:
                 metrics.DEFECTS.inc()
                 log.exception("session cannot be loaded, trying again", session=str(self.key), again_in_seconds=delay)
@@ -142,20 +142,9 @@ class Actor:
             self._held -= 1
             self.step()
 
-    @contextlib.asynccontextmanager
-    async def rewritten(self) -> AsyncIterator[None]:
-        """Inside, all that was delivered before stands in the store, nothing is added, and the caller may change
-        what is there while the actor is `still`. Afterwards the session is read anew. Raises Fenced."""
-        async with self._changing:
-            await self._place(self._world.clock.monotonic())
-            self._stale = True
-            yield
-        await self._load()
-
-    async def place_all(self) -> None:
-        """Return once all that was delivered stands in the store, or has started. Raises Fenced."""
-        async with self._changing:
-            await self._place(self._world.clock.monotonic())
+    def rewritten(self) -> AbstractAsyncContextManager[None]:
+        """See `Custody.rewritten`; for use while the actor is `still`."""
+        return self._custody.rewritten()
 
     async def hand_over(self) -> None:
         """Start nothing more. Returns once nothing of the session is unacked: what had not started stands in the inbox,
@@ -166,10 +155,7 @@ class Actor:
         if (turn := self.turn) is not None:
             turn.call_off()
             await turn.begins.wait()
-        async with self._changing:
-            await self._place(self._world.clock.monotonic())
-            if turn is not None and turn is self.turn and not turn.marked:
-                await self._intake.write_down(turn)
+        await self._custody.leave(turn)
         if turn is not None and not turn.marked:
             await self.rested.wait()
 
@@ -194,64 +180,24 @@ class Actor:
         if self.life in FINAL:
             return
         if self.turn is None and not self._held:
-            if self._stale:
+            if self._custody.stale:
                 self._reload()
-            elif self.life is not ActorState.ACTIVATING and not (self._owes or self._taking_over) and self._goes_on:
+            elif self._is_ready:
                 self._choose()
-        if self._memory.outbox and not (self._flushing or self._stale) and self._goes_on:
+        if self._memory.outbox and not (self._flushing or self._custody.stale) and self._goes_on:
             self._flushing = True
             self._world.spawn(self._beside(self._flush()))
         if (due := self._intake.arrivals.due()) is not None and not self._placing_soon:
             self._wake_in(due - self._world.clock.monotonic())
 
-    def gaps(self) -> list[Run]:
-        """See `troupe.dataplane.actors.gap.Waiting`."""
-        if not self._goes_on:
-            return []
-        runs = self._memory.inbox.gaps()
-        if self.turn is not None:
-            return [run for run in runs if Number(run.stream, run.first) != self.turn.number]
-        return runs
-
-    async def pass_over(self, run: Run) -> int:
-        """See `troupe.dataplane.actors.gap.Waiting`."""
-        passed = 0
-        async with self._changing:
-            while not self._stale and (missing := self._missing(run)) is not None:
-                first, count = Number(missing.stream, missing.first), min(MAX_RUN, len(missing))
-                if await self._given_up(first, count):
-                    self._memory.pass_over(first, count)
-                    passed += count
-                else:
-                    self._stale = True
-        return passed
-
     def arrivals(self) -> list[Arrival]:
         """What was delivered and is neither started nor placed."""
         return self._intake.arrivals.all()
-
-    def _missing(self, run: Run) -> Run | None:
-        return next((found for gap in self.gaps() if (found := gap.within(run)) is not None), None)
-
-    async def _given_up(self, first: Number, count: int) -> bool:
-        store, now = self._world.store, self._world.clock.now()
-        return await self._world.persist("gap", lambda: store.pass_over(self.owner, self.key, first, count, now))
-
-    def _outdated(self) -> None:
-        self._stale = True
 
     def _reload(self) -> None:
         if not self._loading:
             self._loading = True
             self._world.spawn(self.activate())
-
-    async def _load(self) -> None:
-        async with self._changing:
-            self._memory.take_up(await self._world.persist("load", lambda: self._world.store.load(self.key)))
-            self._stale = False
-            self._owes = bool(self._memory.outbox)
-            if self._memory.inbox.gaps():
-                self._gaps.watch(self)
 
     def _choose(self) -> None:
         now = self._world.clock.now()
@@ -268,7 +214,7 @@ class Actor:
                 self._world.spawn(self._beside(self._take_over(entry)))
             case Gap():
                 self._move(ActorEvent.WAIT)
-                self._gaps.watch(self)
+                self._gaps.watch(self._custody)
             case Empty():
                 first = self._intake.arrivals.first()
                 if first is not None and self._may_start(first):
@@ -334,43 +280,26 @@ class Actor:
         if turn.called_off and turn.waiting:
             return
         if await self._runner.run(turn, on_long=lambda: self._world.spawn(self._mark(turn))) is Afterwards.STALE:
-            self._stale = True
+            self._custody.outdated()
         turn.ack()
 
     async def _mark(self, turn: Turn) -> None:
         """The turn takes long: its message waits in the store from now on, and its delivery is acked."""
         try:
-            async with self._changing:
-                if turn is self.turn and not turn.waiting:
-                    await self._intake.write_down(turn)
+            await self._custody.mark(turn)
         except Fenced as fenced:
             self._world.fenced(self.owner, fenced.epoch)
 
     async def _take_over(self, entry: Entry) -> None:
         """Nothing of the session starts before the message under a mark has come to its end, or is this owner's."""
-        mark = entry.running
         try:
-            over = await self._predecessors.outlast(entry, lambda: self._goes_on)
-            async with self._changing:
-                if over and mark is not None:
-                    store = self._world.store
-                    taken = await self._world.persist(
-                        "take-over", lambda: store.take_over(self.owner, self.key, entry.number, mark)
-                    )
-                    if taken:
-                        self._memory.put_first(replace(entry, running=None, starts=max(1, entry.starts)))
-                        return
-                self._stale = True
-            # It may have come to its end under the other's name: whoever follows it here finds that in the store.
-            with self._world.hub.log(self.key, entry.message_id) as message_log:
-                message_log.stir()
+            await self._custody.take_over(entry)
         finally:
             self._taking_over = False
 
     async def _flush(self) -> None:
         try:
-            await outbox.flush(self._world, self.owner, self._memory, self.key, goes_on=lambda: self._goes_on)
-            self._owes = False
+            await self._custody.flush()
         finally:
             self._flushing = False
 
@@ -412,14 +341,9 @@ class Actor:
     async def _place_due(self) -> None:
         """Write what has waited long enough to the inbox."""
         try:
-            async with self._changing:
-                await self._place(self._intake.arrivals.due() or 0.0)
+            await self._custody.place_due()
         finally:
             self._placing_soon = False
-
-    async def _place(self, until: float) -> None:
-        if await self._intake.place(until):
-            self._gaps.watch(self)
 
     def _move(self, event: ActorEvent) -> None:
         self.life = after(self.life, event)
