@@ -35,7 +35,8 @@ from troupe.broker.port import (
 from troupe.broker.rabbitmq import ladder, letters, topology, url, wire
 from troupe.broker.rabbitmq.lane import PATIENCE, Lane
 from troupe.broker.rabbitmq.link import Channel, Link
-from troupe.broker.rabbitmq.publisher import MAX_BODY, WINDOW, Parcel, Publisher, Route
+from troupe.broker.rabbitmq.parcel import Parcel, Route
+from troupe.broker.rabbitmq.publisher import MAX_BODY, WINDOW, Publisher
 from troupe.broker.rabbitmq.reading import reading
 from troupe.broker.rabbitmq.rescue import Rescue
 from troupe.broker.rabbitmq.subscription import Subscribed

@@ -19,11 +19,11 @@ from pika import exceptions, spec
 from pika.frame import Method
 
 from troupe.broker.metrics import NACKS, RETURNS
-from troupe.broker.port import NotSent
 from troupe.broker.rabbitmq import metrics, wire
 from troupe.broker.rabbitmq.lane import Lane, pause
 from troupe.broker.rabbitmq.link import Channel, Link
-from troupe.chassis.errors import InvalidArgument, NotFound, TroupeError, Unavailable
+from troupe.broker.rabbitmq.parcel import Batch, Parcel, Route
+from troupe.chassis.errors import InvalidArgument, NotFound, TroupeError
 
 WINDOW = 1_000
 """Unconfirmed messages. Past some hundred it only adds to what is in doubt when the connection goes."""
@@ -34,56 +34,6 @@ MAX_BODY = 16 * 1024 * 1024
 _SWEEP = 0.5
 
 log = structlog.get_logger()
-
-
-class Route:
-    """Where messages go. One object for each exchange and key, so that what waits for its repair is kept together."""
-
-    __slots__ = ("exchange", "failures", "held", "key", "mending", "method")
-
-    def __init__(self, exchange: str, key: str) -> None:
-        self.exchange, self.key = exchange, key
-        self.method = wire.publish_frame(exchange, key)
-        self.mending = False
-        self.failures = 0
-        self.held: list[Parcel] = []
-
-
-class Batch:
-    """What one caller waits for."""
-
-    __slots__ = ("left", "waiter")
-
-    def __init__(self, left: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.left = left
-        self.waiter: asyncio.Future[None] = loop.create_future()
-
-
-class Parcel:
-    """One message on its way. `properties` are encoded ones, or None for those of any message."""
-
-    __slots__ = ("batch", "body", "bounced", "outcome", "properties", "published", "returned", "route", "unsure")
-
-    def __init__(self, route: Route, body: bytes, properties: bytes | None, published: int, batch: Batch) -> None:
-        self.route, self.body, self.properties, self.published, self.batch = route, body, properties, published, batch
-        self.outcome: TroupeError | None = None
-        self.returned = False  # it came back, and its confirm will say so
-        self.bounced = False  # it came back before
-        self.unsure = False  # an earlier try may have reached the queue
-
-    def settle(self, outcome: TroupeError | None) -> None:
-        self.outcome = outcome
-        batch = self.batch
-        batch.left -= 1
-        if batch.left == 0 and not batch.waiter.done():
-            batch.waiter.set_result(None)
-
-    def failed(self, reason: str, message: str) -> None:
-        """It is not in flight and will not be sent again."""
-        if self.unsure:
-            self.settle(Unavailable(reason, f"{message}; an earlier try may have reached it"))
-        else:
-            self.settle(NotSent(reason, f"{message}; it was not sent"))
 
 
 class Publisher:
