@@ -4,6 +4,8 @@ import asyncio
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -27,31 +29,6 @@ POOL_HELP = "Whose: agents, for mailboxes, or a pool of workers."
 PoolArgument = Annotated[str, typer.Argument(metavar="POOL", help=POOL_HELP)]
 LetterArgument = Annotated[str, typer.Argument(metavar="ID", help="The letter.", show_default=False)]
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Only these letters.", show_default=False)]
-ReasonOption = Annotated[
-    list[str] | None,
-    typer.Option("--reason", metavar="REASON", help="Only what died of this; may be given again."),
-]
-SessionOption = Annotated[
-    str | None, typer.Option("--session", "-s", metavar="AGENT[/SESSION]", help="Only what was for it.")
-]
-SinceOption = Annotated[
-    float | None,
-    typer.Option(
-        "--since",
-        parser=moments.parse,
-        metavar="WHEN",
-        help="Only what was given up since: a time, or 1h for an hour ago.",
-    ),
-]
-BeforeOption = Annotated[
-    float | None,
-    typer.Option(
-        "--before",
-        parser=moments.parse,
-        metavar="WHEN",
-        help="Only what was given up before: a time, or 1h for an hour ago.",
-    ),
-]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many, the oldest first.")
 ]
@@ -74,17 +51,58 @@ _STYLES = {
 _STAYS = (dead_letter_pb2.REDRIVE_OUTCOME_NOT_SETTLED, dead_letter_pb2.REDRIVE_OUTCOME_UNDECODABLE)
 
 
+@dataclass(frozen=True, slots=True)
+class Which:
+    """The options that say which letters a command is about."""
+
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", metavar="REASON", help="Only what died of this; may be given again."),
+    ] = None
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", metavar="AGENT[/SESSION]", help="Only what was for it.")
+    ] = None
+    since: Annotated[
+        float | None,
+        typer.Option(
+            "--since",
+            parser=moments.parse,
+            metavar="WHEN",
+            help="Only what was given up since: a time, or 1h for an hour ago.",
+        ),
+    ] = None
+    before: Annotated[
+        float | None,
+        typer.Option(
+            "--before",
+            parser=moments.parse,
+            metavar="WHEN",
+            help="Only what was given up before: a time, or 1h for an hour ago.",
+        ),
+    ] = None
+
+    def filter(self, invocation: Invocation, ids: Iterable[str] = ()) -> DeadLetterFilter:
+        chosen = DeadLetterFilter(letter_ids=ids, reasons=self.reason or [])
+        if self.session:
+            chosen.session.CopyFrom(names.agent_or_session(self.session, invocation.namespace))
+        elif invocation.namespace:
+            chosen.session.namespace = invocation.namespace
+        if self.since is not None:
+            chosen.since.CopyFrom(timestamp(self.since))
+        if self.before is not None:
+            chosen.before.CopyFrom(timestamp(self.before))
+        return chosen
+
+
 async def show_all(
     invocation: Invocation,
     pool: PoolArgument = AGENTS,
-    reason: ReasonOption = None,
-    session: SessionOption = None,
-    since: SinceOption = None,
-    before: BeforeOption = None,
+    *,
+    which: Which,
     limit: ListedOption = 1000,
 ) -> None:
     """Messages that were given up, oldest first."""
-    chosen = _filter(invocation, [], reason, session, since, before)
+    chosen = which.filter(invocation)
     async with dead_letters(invocation.endpoints.gateway) as desk, waiting(invocation.output, "looking at all letters"):
         found, more = await desk.list(pool, chosen, limit)
     room = screen().width if invocation.output.console.is_terminal else None
@@ -105,17 +123,15 @@ async def redrive(
     invocation: Invocation,
     pool: PoolArgument = AGENTS,
     ids: IdsArgument = None,
-    reason: ReasonOption = None,
-    session: SessionOption = None,
-    since: SinceOption = None,
-    before: BeforeOption = None,
+    *,
+    which: Which,
     limit: LimitOption = None,
     rate: RateOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Send messages again, to where they were sent at first. Fails where a letter stays."""
     pool, wanted = _named(pool, ids)
-    chosen = _filter(invocation, wanted, reason, session, since, before)
+    chosen = which.filter(invocation, wanted)
     request = RedriveRequest(pool=pool, filter=chosen, limit=_bounded(limit), rate=rate or 0.0, dry_run=dry_run)
     outcomes: Counter[RedriveOutcome.ValueType] = Counter()
     found: set[str] = set()
@@ -143,10 +159,8 @@ def purge(
     invocation: Invocation,
     pool: PoolArgument = AGENTS,
     ids: IdsArgument = None,
-    reason: ReasonOption = None,
-    session: SessionOption = None,
-    since: SinceOption = None,
-    before: BeforeOption = None,
+    *,
+    which: Which,
     every: AllOption = False,
     limit: LimitOption = None,
     dry_run: DryRunOption = False,
@@ -154,7 +168,7 @@ def purge(
 ) -> None:
     """Drop messages for good. Asks first where a person can answer."""
     pool, wanted = _named(pool, ids)
-    chosen = _filter(invocation, wanted, reason, session, since, before)
+    chosen = which.filter(invocation, wanted)
     if every == (chosen != DeadLetterFilter()):
         raise InvalidArgument(
             "NOTHING_NAMED", "say which letters to purge: by id, by an option, or with --all, not both"
@@ -205,26 +219,6 @@ def _bounded(limit: int | None) -> int:
 def _named(pool: str, ids: list[str] | None) -> tuple[str, list[str]]:
     """The pool may be left out before ids."""
     return (AGENTS, [pool, *(ids or [])]) if _ID.fullmatch(pool) else (pool, ids or [])
-
-
-def _filter(
-    invocation: Invocation,
-    ids: list[str],
-    reason: list[str] | None,
-    session: str | None,
-    since: float | None,
-    before: float | None,
-) -> DeadLetterFilter:
-    chosen = DeadLetterFilter(letter_ids=ids, reasons=reason or [])
-    if session:
-        chosen.session.CopyFrom(names.agent_or_session(session, invocation.namespace))
-    elif invocation.namespace:
-        chosen.session.namespace = invocation.namespace
-    if since is not None:
-        chosen.since.CopyFrom(timestamp(since))
-    if before is not None:
-        chosen.before.CopyFrom(timestamp(before))
-    return chosen
 
 
 def _line(letter: DeadLetter, outcome: str, style: str, detail: str) -> Text:

@@ -2,16 +2,17 @@
 
 A command is a function that takes an `Invocation` and its own parameters. `alone` and `group` give it the common
 options (`--output`, `--server`, `--gateway`, `--namespace`, `--debug`) and run it, a coroutine in an event loop of its
-own, which Ctrl-C cancels.
+own, which Ctrl-C cancels. A parameter that is a dataclass stands for its fields, each an option: those that several
+commands have are defined once.
 """
 
 import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
 
 import typer
 
@@ -69,10 +70,12 @@ def group(text: str, functions: Mapping[str, Command[...]]) -> typer.Typer:
     return app
 
 
-def _with_common_options(function: Command[P], namespaced: bool) -> Callable[..., None]:
+def _with_common_options(function: Command[...], namespaced: bool) -> Callable[..., None]:
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
     @functools.wraps(function)
     def run(
-        *args: Any,
+        *,
         output_format: Format,
         server: str | None,
         gateway: str | None,
@@ -85,14 +88,34 @@ def _with_common_options(function: Command[P], namespaced: bool) -> Callable[...
             invocation = Invocation(
                 output(output_format), endpoints.resolve(server, gateway, data), data, namespace or None
             )
-            result = function(invocation, *args, **own)
+            taken = {parameter.name: _collected(parameter, own) for parameter in parameters}
+            result = function(invocation, **taken)
             if inspect.iscoroutine(result):
                 asyncio.run(result)
 
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    run.__signature__ = inspect.Signature([*own, *_common(namespaced)])  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *_common(namespaced)]}
+    shown = [*(option for parameter in parameters for option in _options(parameter)), *_common(namespaced)]
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return run
+
+
+def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    kind = parameter.annotation
+    if not is_dataclass(kind):
+        return [parameter]
+    types = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=types[field.name])
+        for field in fields(kind)
+    ]
+
+
+def _collected(parameter: inspect.Parameter, given: Mapping[str, Any]) -> Any:
+    """What was given, as the parameter takes it."""
+    if not is_dataclass(parameter.annotation):
+        return given[parameter.name]
+    kind: Any = parameter.annotation
+    return kind(**{field.name: given[field.name] for field in fields(kind)})
 
 
 def _common(namespaced: bool) -> list[inspect.Parameter]:
