@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pika import exceptions
 
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, TroupeError, Unavailable
+from troupe.chassis.tls_fault import TlsFault, fault
 
 _NOT_FOUND, _PRECONDITION, _ACCESS = 404, 406, 403
 
@@ -14,8 +15,9 @@ def lost(reason: BaseException) -> Unavailable:
     return Unavailable("BROKER_AWAY", f"the connection to RabbitMQ was lost: {_said(reason)}")
 
 
-def refused(reason: BaseException, where: str) -> TroupeError:
-    """Why a connection to `where` did not come about. Unavailable where the same may work later."""
+def refused(reason: BaseException, where: str, *, tls: bool) -> TroupeError:
+    """Why a connection to `where`, with or without TLS, did not come about. Unavailable where the same may work
+    later."""
     causes = list(_causes(reason))
 
     def among(*kinds: type[BaseException]) -> bool:
@@ -31,10 +33,30 @@ def refused(reason: BaseException, where: str) -> TroupeError:
             f"RabbitMQ at {where} has no such vhost, or the user may not use it ({_said(causes[-1])}); "
             "`rabbitmqctl add_vhost` and `set_permissions` make and open one",
         )
+    match fault(causes):
+        case TlsFault.UNTRUSTED:
+            return FailedPrecondition(
+                "BROKER_UNTRUSTED",
+                f"RabbitMQ at {where} shows a certificate that is not trusted ({_said(causes[-1])}); name the "
+                "authority that signed it with ?cafile=FILE, and the host as the certificate does",
+            )
+        case TlsFault.REFUSED:
+            return FailedPrecondition(
+                "BROKER_REFUSED",
+                f"RabbitMQ at {where} wants a certificate of an authority that it trusts; name one with "
+                "?certfile=FILE&keyfile=FILE",
+            )
+        case TlsFault.PLAIN:
+            return FailedPrecondition(
+                "BROKER_UNSUPPORTED",
+                f"what listens at {where} does not speak TLS; name RabbitMQ's port for it, 5671 as a rule, or begin "
+                "the URL with amqp://",
+            )
     if among(exceptions.IncompatibleProtocolError):  # pika's word for a connection that ended before the first frame
         return Unavailable(
             "BROKER_AWAY",
             f"what listens at {where} closed the connection without a word of AMQP: RabbitMQ is starting or stopping, "
+            f"or {'it wants a certificate (?certfile=FILE&keyfile=FILE)' if tls else 'the port wants TLS (amqps://)'}, "
             "or this is not its port for clients",
         )
     if among(exceptions.ProtocolSyntaxError):

@@ -33,6 +33,7 @@ class Link(AsyncioConnection):
         self.up: asyncio.Future[None] = loop.create_future()
         self.down: asyncio.Future[TroupeError] = loop.create_future()
         self._where = f"{parameters.host}:{parameters.port}"
+        self._tls = parameters.ssl_options is not None
         super().__init__(
             parameters,
             on_open_callback=lambda _: _settle(self.up, None),
@@ -79,7 +80,7 @@ class Link(AsyncioConnection):
             raise
 
     def _refused(self, _link: object, reason: BaseException) -> None:
-        error = errors.refused(reason, self._where)
+        error = errors.refused(reason, self._where, tls=self._tls)
         if not self.up.done():
             self.up.set_exception(error)
         _settle(self.down, error)

@@ -74,12 +74,18 @@ def _heartbeat(text: str) -> int:
 
 
 def _tls(options: Mapping[str, str], host: str) -> SSLOptions:
+    ca, cert, key = (options.get(name) for name in ("cafile", "certfile", "keyfile"))
     try:
-        context = ssl.create_default_context(cafile=options.get("cafile"))
-        if "certfile" in options:
-            context.load_cert_chain(options["certfile"], options.get("keyfile"))
+        context = ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise _bad(f"its certificates cannot be read: {error}") from error
+        raise _bad(f"its cafile {ca} cannot be used: {error}") from error
+    if (cert is None) != (key is None):
+        raise _bad("certfile and keyfile go together")
+    if cert is not None:
+        try:
+            context.load_cert_chain(cert, key)
+        except OSError as error:
+            raise _bad(f"its certfile {cert} and keyfile {key} cannot be used: {error}") from error
     return SSLOptions(context, host)
 
 

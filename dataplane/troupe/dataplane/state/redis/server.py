@@ -1,12 +1,12 @@
 """What is asked of a Redis before anything is entrusted to it, at each connection: the server may be another one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import Connection, ConnectionPool
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -17,6 +17,7 @@ from redis.exceptions import (
 )
 
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
+from troupe.chassis.tls_fault import TlsFault, fault
 from troupe.dataplane.state.redis.scripts import SCRIPTS
 
 OLDEST = (6, 2)
@@ -68,14 +69,20 @@ async def connected(
     except BaseException as error:
         await connection.disconnect(nowait=True)
         if isinstance(error, RedisError | OSError):
-            raise _unusable(shown, error) from error
+            raise _unusable(shown, error, tls=isinstance(connection, SSLConnection)) from error
         raise
     return connection, server
 
 
 def made(pool: ConnectionPool) -> Connection:
-    """A connection that is not connected yet. Raises ValueError and TypeError for options that there are not."""
+    """A connection that is not connected yet. Raises ValueError and TypeError for options that there are not, and for
+    certificates that cannot be used."""
     connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
+    if isinstance(connection, SSLConnection):
+        try:
+            connection.ssl_context.get()
+        except OSError as error:
+            raise ValueError(f"its ssl_ca_certs, ssl_certfile and ssl_keyfile cannot be used: {error}") from error
     return connection
 
 
@@ -152,7 +159,24 @@ def _version(text: str) -> tuple[int, int]:
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)
 
 
-def _unusable(shown: str, error: Exception) -> TroupeError:
+def _unusable(shown: str, error: Exception, *, tls: bool) -> TroupeError:
+    match fault(_causes(error)):
+        case TlsFault.UNTRUSTED:
+            return FailedPrecondition(
+                "REDIS_UNTRUSTED",
+                f"Redis at {shown} shows a certificate that is not trusted ({error}): name the authority that signed "
+                "it with ?ssl_ca_certs=FILE, and the host as the certificate does",
+            )
+        case TlsFault.REFUSED:
+            return FailedPrecondition(
+                "REDIS_REFUSES",
+                f"Redis at {shown} wants a certificate of an authority that it trusts: name one with "
+                "?ssl_certfile=FILE&ssl_keyfile=FILE",
+            )
+        case TlsFault.PLAIN:
+            return FailedPrecondition(
+                "NOT_REDIS", f"what listens at {shown} does not speak TLS: correct the port, or begin with redis://"
+            )
     match error:
         case AuthenticationError():
             return FailedPrecondition(
@@ -169,5 +193,22 @@ def _unusable(shown: str, error: Exception) -> TroupeError:
         case ResponseError():
             return FailedPrecondition("REDIS_REFUSES", f"Redis at {shown} refuses what the state store needs: {error}")
     return Unavailable(
-        "REDIS_UNREACHABLE", f"no Redis answers at {shown} ({said(error)}): start it, or correct the URL"
+        "REDIS_UNREACHABLE",
+        f"no Redis answers at {shown} ({said(error)}): start it, or correct the URL{_otherwise(error, tls=tls)}",
     )
+
+
+def _otherwise(error: BaseException, *, tls: bool) -> str:
+    """How what listens might answer, where something does."""
+    if not any(isinstance(cause, ConnectionResetError | TimeoutError) for cause in _causes(error)):
+        return ""
+    if tls:
+        return ", if it wants no TLS (redis://), or a certificate (?ssl_certfile=FILE&ssl_keyfile=FILE)"
+    return ", if it wants TLS (rediss://)"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
