@@ -21,18 +21,14 @@ from pathlib import Path
 import pika
 import pytest
 
+from troupe.broker.rabbitmq import topology
+
 GIVEN_URL = "TROUPE_TEST_AMQP_URL"
 START_TIMEOUT = 50.0
 STOP_TIMEOUT = 15.0
 _INSTALL_TIMEOUT = 600.0
-_SHARDS, _POOLS = 128, ("graph", "review")
-_QUEUES = (
-    "troupe.v1.topology",
-    "troupe.v1.unroutable",
-    "troupe.v1.dlq.agents",
-    *(f"troupe.v1.mailbox.{shard}" for shard in range(_SHARDS)),
-    *(f"troupe.v1.{kind}.{pool}" for kind in ("task", "dlq") for pool in _POOLS),
-)
+_SHARDS, _POOLS = 128, ("cpu", "encoders", "gpu")
+_QUEUES = [queue.name for queue in (topology.marker(_SHARDS), *topology.queues(_SHARDS, _POOLS))]
 """What tests make, of all that a server can keep from one test to the next."""
 _PLACES = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/rabbitmq/sbin/rabbitmq-server")
 
