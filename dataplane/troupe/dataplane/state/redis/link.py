@@ -33,7 +33,7 @@ from troupe.chassis.background import background
 from troupe.chassis.errors import DataLoss, Internal, TroupeError, Unavailable
 from troupe.dataplane.state.redis.address import Address, refused
 from troupe.dataplane.state.redis.scripts import Script
-from troupe.dataplane.state.redis.server import Server, connected, made, packed, said
+from troupe.dataplane.state.redis.server import Server, connected, leave, made, packed, said
 
 log = structlog.get_logger()
 
@@ -124,10 +124,10 @@ class Link:
             except* (RedisError, OSError) as group:
                 self._trouble = said(group.exceptions[0])
             finally:
-                await connection.disconnect(nowait=True)
                 self._give_up(deque(call for call, _ in self._held), self._trouble or CLOSED)
                 self._held.clear()
                 self._give_up(self._flying, self._trouble or CLOSED)
+                await leave(connection)
             log.warning("redis.disconnected", redis=self._address.shown, reason=self._trouble)
             connection, server = await self._reconnected()
             self._trouble = ""

@@ -1,6 +1,7 @@
 """What is asked of a Redis before anything is entrusted to it, at each connection: the server may be another one."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ OLDEST = (6, 2)
 """What the scripts need: ZADD LT."""
 WITH_WAITAOF = (7, 2)
 """From here on a server says, of one connection's writes, that they are on its disk."""
+LEAVE = 0.5
 VOLATILE = "or run with --allow-volatile-state if sessions may lose what they were told"
 DURABLE = {
     "appendonly": ("yes", "Redis keeps no append-only file, so a restart loses sessions"),
@@ -58,7 +60,7 @@ async def connected(
 
     async def ask(*command: bytes | str) -> Any:
         await connection.send_packed_command(packed(command), check_health=False)
-        return await connection.read_response(disable_decoding=True)
+        return await connection.read_response(disable_decoding=True, disconnect_on_error=False)
 
     try:
         async with asyncio.timeout(patience):
@@ -67,11 +69,22 @@ async def connected(
             for script in SCRIPTS:
                 await ask("SCRIPT", "LOAD", script.body)
     except BaseException as error:
-        await connection.disconnect(nowait=True)
+        # Judged first: what closing raises may be the cause itself, which Python then unlinks from the error.
+        unusable = None
         if isinstance(error, RedisError | OSError):
-            raise _unusable(shown, error, tls=isinstance(connection, SSLConnection)) from error
+            unusable = _unusable(shown, error, tls=isinstance(connection, SSLConnection))
+        await leave(connection)
+        if unusable is not None:
+            raise unusable from error
         raise
     return connection, server
+
+
+async def leave(connection: Connection) -> None:
+    """Close it, and wait LEAVE seconds at most for TLS to take its leave, or for what is written to go out."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LEAVE):
+            await connection.disconnect()
 
 
 def made(pool: ConnectionPool) -> Connection:
