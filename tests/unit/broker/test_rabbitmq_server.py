@@ -65,7 +65,7 @@ def test_a_url_says_it_all() -> None:
         ("amqp://u:secret@host/a/b", "%2F"),
         ("amqp://u:secret@host/?cafile=x", "no option 'cafile'; amqp has heartbeat"),
         ("amqps://u:secret@host/?verify=no", "no option 'verify'"),
-        ("amqps://u:secret@host/?cafile=/nowhere", "certificates cannot be read"),
+        ("amqps://u:secret@host/?cafile=/nowhere", "its cafile /nowhere cannot be used"),
         ("amqp://u:secret@host/?heartbeat=0", "heartbeat must be 1 to 60"),
     ],
 )
