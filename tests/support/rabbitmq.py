@@ -168,7 +168,8 @@ class Node:
 
     def evaluate(self, expression: str) -> str:
         """The value of an Erlang expression in the server. Raises CommandFailed."""
-        command = ["erl_call", "-c", self._cookie, "-sname", self._name, "-timeout", "30", "-e"]
+        # -R: the node names the caller. Callers of one name are refused until the node has seen the last one go.
+        command = ["erl_call", "-R", "-c", self._cookie, "-sname", self._name, "-timeout", "30", "-e"]
         done = subprocess.run(
             command, input=f"{expression}.\n", capture_output=True, text=True, env=self._environment, check=False
         )
