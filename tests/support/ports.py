@@ -4,6 +4,7 @@ themselves."""
 import fcntl
 import random
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ ELSEWHERE = {"TROUPE_CONFIG": str(Path(__file__).with_name("elsewhere.toml"))}
 and comes back there could meet the clients of another one."""
 _FREE = range(20_000, 32_000)
 """Below those that the system picks for others, which it might do before a server gets to bind one."""
+_PATIENCE = 20.0
 _dice = random.SystemRandom()  # what Hypothesis seeds falls alike in every process
 
 
@@ -34,13 +36,21 @@ def free(count: int = 1) -> list[int]:
 
 @contextmanager
 def taken() -> Iterator[None]:
-    """Somebody listens at each default port, all the while. One test at a time can have it so: the next one waits."""
+    """Somebody listens at each default port, all the while. One test at a time can have it so: the next one waits, and
+    for a while also for others that come and go, such as the tests of another checkout."""
     with Path(__file__).open() as turn, ExitStack() as held:
         fcntl.flock(turn, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _PATIENCE
         for port in DEFAULT:
             listener = held.enter_context(socket.socket())
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):  # then it is taken by one who is no test, which is as good
-                listener.bind(("127.0.0.1", port))
-                listener.listen()
+            while True:
+                try:
+                    listener.bind(("127.0.0.1", port))
+                    listener.listen()
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        break  # it is taken by one who stays, which is as good
+                    time.sleep(0.05)
         yield
