@@ -42,8 +42,8 @@ check: setup ## ruff, mypy, import-linter, buf, generated code and pages
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
 
-test: setup ## all tests
-	$(BIN)/pytest
+test: setup ## all tests, in three processes (JOBS=)
+	$(BIN)/pytest -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 bench: setup ## benchmarks beside their peers; one: make bench B=broker (ROUNDS=, SECONDS=)
 	$(BENCH) -m bench $(B) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))

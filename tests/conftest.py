@@ -5,7 +5,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import rabbitmq
+
+# How long an example takes says how busy the machine is: tests that claim a time measure it themselves.
+settings.register_profile("troupe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("troupe")
 
 
 @pytest.fixture(scope="session")

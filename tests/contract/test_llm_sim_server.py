@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support import ports
 from support.certificates import authority
 
-from troupe.chassis import address
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument
 from troupe.llm_sim.process import running
@@ -286,11 +286,7 @@ class TestEdges:
 
 class TestAddress:
     async def test_a_taken_port_moves_on_unless_it_was_asked_for(self) -> None:
-        with contextlib.ExitStack() as held:
-            # Whoever has the port, it is taken.
-            with contextlib.suppress(FailedPrecondition):
-                held.enter_context(address.listening("127.0.0.1:7072", asked=True))
-
+        with ports.taken():
             async with running(LlmSimSettings()) as moved:
                 assert moved.address != "127.0.0.1:7072"
             with pytest.raises(FailedPrecondition, match="7072 is in use"):

@@ -2,22 +2,22 @@
 
 import json
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support import ports
 from support.shell import command, environment
 
 pytestmark = pytest.mark.timeout(120)
 
-FAST = {"TROUPE_TTFT": "constant:0.01", "TROUPE_PER_TOKEN": "constant:0.002"}
+FAST = ports.ELSEWHERE | {"TROUPE_TTFT": "constant:0.01", "TROUPE_PER_TOKEN": "constant:0.002"}
 
 
 def demo(directory: Path, variables: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
@@ -55,14 +55,8 @@ def test_it_runs_on_a_new_directory_and_again_on_a_used_one(tmp_path: Path) -> N
 
 
 def test_it_runs_where_the_default_ports_are_busy(tmp_path: Path) -> None:
-    with ExitStack() as held:
-        for port in (7070, 7071, 7072):
-            taken = held.enter_context(socket.socket())
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):  # then somebody else has it, which is as good
-                taken.bind(("127.0.0.1", port))
-                taken.listen()
-        check(demo(tmp_path))
+    with ports.taken():
+        check(demo(tmp_path, {"TROUPE_CONFIG": ""}))
 
 
 @pytest.mark.parametrize("moment", ["fleet", "you>", "count"])

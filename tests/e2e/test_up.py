@@ -2,11 +2,10 @@
 
 import json
 import signal
-import socket
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from support import ports
 from support.shell import command, troupe
 from support.terminals import EXAMPLE, FAST, SLOW, terminal, up
 
@@ -15,12 +14,6 @@ pytestmark = pytest.mark.timeout(120)
 
 def data(directory: Path) -> Path:
     return directory / ".local/share/troupe"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_fleet_serves_every_command_of_another_terminal(tmp_path: Path) -> None:
@@ -91,14 +84,8 @@ def test_a_second_start_on_the_same_data_says_by_whom_it_is_used(tmp_path: Path)
 
 
 def test_busy_default_ports_move_on_and_one_that_was_asked_for_does_not(tmp_path: Path) -> None:
-    with ExitStack() as held:
-        for port in (7070, 7071, 7072):
-            taken = held.enter_context(socket.socket())
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):  # then somebody else has it, which is as good
-                taken.bind(("127.0.0.1", port))
-                taken.listen()
-        with up(tmp_path) as fleet:
+    with ports.taken():
+        with up(tmp_path, variables=FAST | {"TROUPE_CONFIG": ""}) as fleet:
             found = json.loads((data(tmp_path) / "endpoints.json").read_text())
             assert not {"127.0.0.1:7070", "127.0.0.1:7071"} & set(found.values())
             assert troupe(tmp_path, "status").returncode == 0
@@ -132,7 +119,7 @@ def test_a_data_directory_that_cannot_be_used_is_one_line(tmp_path: Path) -> Non
 def test_a_conversation_outlives_kill_9(tmp_path: Path) -> None:
     """Given an answer that is being streamed, when the fleet is killed and started again, then `troupe chat` goes on
     to its end, and the session with it."""
-    listen = ("--listen", f"127.0.0.1:{free_port()}")
+    listen = ("--listen", f"127.0.0.1:{ports.free()[0]}")
     with up(tmp_path, str(EXAMPLE), *listen, variables=SLOW) as fleet:
         gateway = {"TROUPE_GATEWAY": listen[1]}
         chat = command("troupe.cli.main", "chat", "clerk", "-s", "s1", "-m", "count to 20")

@@ -1,7 +1,7 @@
 """A RabbitMQ of this test run's own: free ports, its own name, data and name server, on this machine only.
 
 `TROUPE_TEST_AMQP_URL` names a server to use in its place. That one can be neither killed nor stopped, and has one
-vhost for all tests, which is emptied before each.
+vhost for all tests, which is emptied before each: all of them run in one process (`make test JOBS=0`).
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pika
 import pytest
+from support import ports
 
 from troupe.broker.rabbitmq import topology
 
@@ -163,7 +164,8 @@ class Node:
 
     def evaluate(self, expression: str) -> str:
         """The value of an Erlang expression in the server. Raises CommandFailed."""
-        command = ["erl_call", "-c", self._cookie, "-sname", self._name, "-timeout", "30", "-e"]
+        # -R: the node names the caller. Callers of one name are refused until the node has seen the last one go.
+        command = ["erl_call", "-R", "-c", self._cookie, "-sname", self._name, "-timeout", "30", "-e"]
         done = subprocess.run(
             command, input=f"{expression}.\n", capture_output=True, text=True, env=self._environment, check=False
         )
@@ -207,7 +209,7 @@ class Node:
 
     def _prepare(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
-        self.port, distribution, names = _free_ports(3)
+        self.port, distribution, names = ports.free(3)
         self._name = f"troupe-{os.getpid()}-{self.port}@localhost"
         self._cookie = secrets.token_hex(10)
         configuration = self._directory / "rabbitmq.conf"
@@ -278,6 +280,10 @@ class Given:
     """The server that TROUPE_TEST_AMQP_URL names."""
 
     def __init__(self, url: str) -> None:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            pytest.fail(
+                f"another process of tests would empty the vhost of {GIVEN_URL}; run them in one: make test JOBS=0"
+            )
         self.url = url
 
     def vhost(self) -> str:
@@ -320,14 +326,6 @@ def _generic() -> str | None:
     found = shutil.which("rabbitmq-server")
     wrapper = re.compile(rb"rabbitmq-script-wrapper|su rabbitmq")
     return found if found and not wrapper.search(Path(found).read_bytes()) else None
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _await_port(port: int) -> None:

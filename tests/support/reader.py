@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from support.console import Command, Step, Written, missing, moved, ports
+from support.ports import free
 from support.shell import environment
 
 WORKER = re.compile(r"--worker-id (?P<id>\S+)")
@@ -149,11 +149,5 @@ class Reader:
 
     def _moved(self, text: str) -> str:
         for port in sorted(ports(text) - self._ports.keys()):
-            self._ports[port] = _free_port()
+            (self._ports[port],) = free()
         return moved(text, self._ports)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

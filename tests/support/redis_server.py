@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from support import ports
 
 GIVEN_URL = "TROUPE_TEST_REDIS_URL"
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "save": ""}
@@ -31,7 +32,7 @@ class RedisServer:
     def __init__(self, directory: Path, **settings: str) -> None:
         self._directory = directory
         self._settings = {**DURABLE, **{name.replace("_", "-"): value for name, value in settings.items()}}
-        self.port = _free_port()
+        (self.port,) = ports.free()
         self.start()
 
     def url(self, prefix: str = "troupe", *, port: int = 0, password: str = "") -> str:
@@ -144,13 +145,3 @@ def _program() -> str:
             "Ubuntu)"
         )
     return found
-
-
-def _free_port() -> int:
-    """One that leaves room for the port of a cluster's node, 10,000 above."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port <= 55_535:
-            return port

@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from support import ports
 from support.shell import command, environment
 
 EXAMPLE = Path(__file__).parents[2] / "examples/first-fleet"
-FAST = {"TROUPE_TTFT": "constant:0.01", "TROUPE_PER_TOKEN": "constant:0.002", "TROUPE_METRICS_LISTEN": ""}
+FAST = ports.ELSEWHERE | {
+    "TROUPE_TTFT": "constant:0.01",
+    "TROUPE_PER_TOKEN": "constant:0.002",
+    "TROUPE_METRICS_LISTEN": "",
+}
 SLOW = FAST | {"TROUPE_PER_TOKEN": "constant:0.2"}
 
 

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support import ports
+
 from troupe.chassis.ids import uuid7
 from troupe.chassis.rpc_client import channel
 from troupe.controlplane import process as controlplane
@@ -59,7 +61,7 @@ class Up:
                 sys.executable,
                 *arguments,
                 cwd=self.directory,
-                env={**os.environ, "TROUPE_METRICS_LISTEN": "127.0.0.1:0", **self.environment},
+                env={**os.environ, **ports.ELSEWHERE, "TROUPE_METRICS_LISTEN": "127.0.0.1:0", **self.environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -15,7 +15,7 @@ def test_every_state_can_be_reached() -> None:
     assert reached == set(ActorState)
 
 
-@pytest.mark.parametrize("state", FINAL)
+@pytest.mark.parametrize("state", [state for state in ActorState if state in FINAL])
 @pytest.mark.parametrize("event", ActorEvent)
 def test_what_is_final_is_final(state: ActorState, event: ActorEvent) -> None:
     try:
