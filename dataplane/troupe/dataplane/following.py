@@ -239,7 +239,7 @@ class Follower:
             event = _event(self._key, self._message_id, self._following.clock)
             event.failed.CopyFrom(refused(self._message_id))
             return event
-        return end_of(self._key, record, self._following.clock)
+        return None if record.redriven else end_of(self._key, record, self._following.clock)
 
     def _voided(self, event: Event) -> Event | None:
         """The seal of an attempt that was shown and whose worker cannot seal it any more: another began since."""
