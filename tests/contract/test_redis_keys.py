@@ -57,8 +57,8 @@ def sending(turn: Any) -> Any:
 
 
 async def given_session(store: StateStore) -> None:
-    """m1 is DONE and sent something; m2 waits twice, has begun and journaled; m3 runs elsewhere; m4 waits; m9 is DEAD and
-    comes again; what nobody knows was cancelled."""
+    """m1 is DONE and sent something; m2 waits twice, has begun and journaled; m3 runs elsewhere; m4 waits; m9 is DEAD
+    and comes again; what nobody knows was cancelled."""
     await store.declare(1)
     await store.commit(OWNER, replace(commit(entry(1), record()), outbox=[SENT]))
     await store.put(OWNER, KEY, entry(2), envelope(entry(2)))
