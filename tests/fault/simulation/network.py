@@ -314,6 +314,10 @@ class Channel:
     def __repr__(self) -> str:
         return f"channel of {self.queue}"
 
+    async def limit(self, prefetch: int) -> None:
+        if self.consumer is not None:
+            await self.consumer.limit(prefetch)
+
     async def cancel(self) -> None:
         self._wanted = False
         if self.consumer is not None:
