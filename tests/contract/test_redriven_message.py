@@ -12,11 +12,18 @@ from support.worker_fleet import Member, WorkerFleet, worker_fleet
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
+from troupe.chassis.errors import Unavailable
+from troupe.chassis.rpc_client import translated
 from troupe.chassis.wire import duration
 from troupe.v1 import agent_pb2 as pb
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import MessageRef, MessageStatus
-from troupe.v1.dead_letter_pb2 import REDRIVE_OUTCOME_REDRIVEN, RedriveRequest
+from troupe.v1.dead_letter_pb2 import (
+    REDRIVE_OUTCOME_OBSOLETE,
+    REDRIVE_OUTCOME_REDRIVEN,
+    ListDeadLettersRequest,
+    RedriveRequest,
+)
 from troupe.v1.envelope_pb2 import Content, SessionRef
 from troupe.v1.turn_pb2 import Event, Fate
 
@@ -164,3 +171,22 @@ async def test_it_can_be_cancelled_on_its_way(fleet: WorkerFleet, owner: Member,
     await fleet.give_all(owner, live=fleet.members.values())
 
     assert (await get(called, wait=10)).fate == turn_pb2.FATE_CANCELLED
+
+
+async def test_where_the_store_is_not_told_the_letter_stays(fleet: WorkerFleet, owner: Member, other: Member) -> None:
+    """Redriving it once more does no harm."""
+
+    async def away(*_: object) -> None:
+        raise Unavailable("STORE_AWAY", "the store is away")
+
+    other.store.before["redrive"] = away
+    scripted_actor.OPEN.set()
+    with pytest.raises(Unavailable), translated():
+        await redrive(other)
+    del other.store.before["redrive"]
+
+    assert [one.message_id for one in (await other.worker.letters.ListDeadLetters(ListDeadLettersRequest())).letters]
+    await is_told(owner, turn_pb2.FATE_DONE)
+    outcomes = [response.outcome async for response in other.worker.letters.Redrive(RedriveRequest(), timeout=15)]
+    assert outcomes == [REDRIVE_OUTCOME_OBSOLETE]
+    assert (await get(owner)).result.text == "1"
