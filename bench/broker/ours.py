@@ -14,7 +14,7 @@ from troupe.broker.addressing import mailbox
 from troupe.broker.connect import connected
 from troupe.broker.port import Broker, Delivery
 
-CALLERS = 256
+CALLERS = 1000
 BATCH = 500
 PREFETCH = 1000
 

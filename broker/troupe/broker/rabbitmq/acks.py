@@ -9,10 +9,10 @@ class Acks:
         self._beyond: set[int] = set()  # settled, with others before them that are not
         self._fresh: list[int] = []  # settled, and not told to the server yet
 
-    def add(self, tag: int) -> bool:
-        """A delivery was settled. Whether it is the first since `take`."""
+    def add(self, tag: int) -> int:
+        """A delivery was settled. How many were since `take`."""
         self._fresh.append(tag)
-        return len(self._fresh) == 1
+        return len(self._fresh)
 
     def take(self) -> tuple[int, int, list[int]]:
         """How many were settled since the last `take`, and what to tell the server of them: the tag up to which all

@@ -24,6 +24,10 @@ from troupe.broker.rabbitmq.link import CLOSE_TIMEOUT, Channel, Link
 from troupe.broker.rabbitmq.topology import Queue
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 
+ACK_DELAY = 0.01
+"""Seconds that an ack may wait for others while the consumer has more to do. Each ack that is told alone brings one
+delivery, and each of both wakes the loop."""
+
 _tags = itertools.count(1)
 log = structlog.get_logger()
 
@@ -42,6 +46,7 @@ class Hold:
         self._changing, self._news = asyncio.Lock(), asyncio.Event()
         self._cancelled = False
         self._acks = Acks()
+        self._telling: asyncio.TimerHandle | None = None
         self.unacked: dict[int, float] = {}
         """When each was published, by delivery tag, so oldest first."""
         self.ended: asyncio.Future[TroupeError] = self._loop.create_future()
@@ -129,12 +134,22 @@ class Hold:
         self._handler(delivery, method, properties)
 
     def _settle(self, tag: int) -> None:
-        if self.unacked.pop(tag, None) is not None and self._acks.add(tag):
+        if self.unacked.pop(tag, None) is None:
+            return
+        fresh = self._acks.add(tag)
+        if fresh == 1:
+            self._telling = self._loop.call_later(ACK_DELAY, self._flush)
+        if len(self.unacked) <= fresh and self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
             self._loop.call_soon(self._flush)
         self._news.set()
 
     def _flush(self) -> None:
-        """Tell the server of all that was acked in this turn of the loop."""
+        """Tell the server of all that was acked."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
         if self._channel is None:
             return
         count, up_to, single = self._acks.take()
