@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 from support.brokers import QUEUE, Opened, holds, publish
-from support.mailboxes import Receiver
+from support.mailboxes import Receiver, message
+
+from troupe.broker.port import Delivery
 
 
 async def test_fewer_may_be_unacked_and_those_that_are_stay_so(opened: Opened) -> None:
@@ -78,6 +80,22 @@ async def test_more_may_be_unacked(opened: Opened) -> None:
         assert receiver.numbers == list(range(1, 11))
 
 
+async def test_what_is_on_its_way_meanwhile_comes_once_and_in_order(opened: Opened) -> None:
+    async with opened() as broker:
+        await broker.declare(1)
+        await broker.publish_many([message(number) for number in range(1, 1001)])
+        receiver = Receiver(_ack_soon)
+        subscription = await broker.consume(QUEUE, receiver, prefetch=200)
+
+        for prefetch in (300, 400, 500):
+            await subscription.limit(prefetch)
+
+        await receiver.received(1000)
+        assert receiver.numbers == list(range(1, 1001))
+        assert not any(delivery.redeliveries for delivery in receiver.deliveries)
+        await holds(broker, 0)
+
+
 @pytest.mark.parametrize("ends", ["cancel", "close"])
 async def test_it_ends_while_it_changes(opened: Opened, ends: str) -> None:
     async with opened() as broker:
@@ -114,3 +132,7 @@ async def test_the_last_of_several_holds(opened: Opened) -> None:
         await receiver.received(1)
         await opened.quiet()
         assert receiver.numbers == [1]
+
+
+def _ack_soon(delivery: Delivery) -> None:
+    asyncio.get_running_loop().call_later(0.001, delivery.ack)

@@ -117,6 +117,8 @@ class Storm:
             self.cut,
             self.stall,
             self.block,
+            self.kill_blocked,
+            self.kill_blocked,
             self.throw_out,
         )
         ends = asyncio.get_running_loop().time() + seconds
@@ -173,6 +175,13 @@ class Storm:
     async def block(self) -> None:
         await asyncio.to_thread(self._node.block_publishers)
         await asyncio.sleep(self._dice.choice((0.2, 1.5)))
+        await asyncio.to_thread(self._node.unblock_publishers)
+
+    async def kill_blocked(self) -> None:
+        """What its turns sent to others is committed and not published when it dies."""
+        await asyncio.to_thread(self._node.block_publishers)
+        await asyncio.sleep(self._dice.uniform(0.3, 1.0))
+        await self.kill()
         await asyncio.to_thread(self._node.unblock_publishers)
 
     async def throw_out(self) -> None:

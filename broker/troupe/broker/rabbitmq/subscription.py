@@ -114,7 +114,7 @@ class Hold:
     async def _leave(self, channel: Channel) -> None:
         tag, self._tag = self._tag, ""
         if tag:
-            await channel.call(channel.raw.basic_cancel, tag)
+            await channel.leave(tag)
 
     def _deliver(
         self, _channel: pika_channel.Channel, method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes
