@@ -159,7 +159,7 @@ class Channel:
 
         def cancel(callback: Callable[[object], None]) -> None:
             self.raw.basic_cancel(tag, callback)
-            self.raw._cancelled.discard(tag)  # no public way keeps pika from rejecting
+            self.raw._cancelled.discard(tag)  # type: ignore[attr-defined]  # no public way keeps pika from rejecting
 
         await self.call(cancel)
 
