@@ -139,6 +139,7 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_the_64_beside_it_
         deaths = 0
         while (status := await end_unless_killed(fleet, "w0", "poisoned", "to poisoned-1")) is None:
             deaths += 1
+            assert deaths <= 4, "it was started more often than three times"
             await fleet.start("w0")
             await fleet.place(dict.fromkeys(range(shards), "w0"))
 
