@@ -15,7 +15,7 @@ from troupe.dataplane.state.connect import connected
 from troupe.dataplane.state.port import RECORD_KEPT, Outgoing, StateStore, begun
 
 SENT = Outgoing("default/default/clerk/bob", number(1, "ada"), b"sent")
-SESSION = ("talk", "inbox", "envelope", "record", "settled", "verb", "journaled", "history", "outbox")
+SESSION = ("talk", "inbox", "envelope", "record", "settled", "awaited", "verb", "journaled", "history", "outbox")
 KINDS = (
     *("fence", "busy", "backlog", "sessions", "idle", "due"),
     *(f"{kind}:{KEY.path}" for kind in SESSION),
@@ -47,6 +47,7 @@ SCRIPTS: dict[str, Script] = {
     "strike": lambda store: store.strike(OWNER, KEY, [SENT.number]),
     "delete": lambda store: store.delete(OWNER, KEY, {"m4": record(CANCELLED)}, NOW),
     "cancel": lambda store: store.cancel(KEY, "m4", "v", record(CANCELLED), NOW),
+    "redrive": lambda store: store.redrive(KEY, "m9", number(1, "once more")),
     "purge": lambda store: store.purge(KEY, "m9"),
 }
 
@@ -56,8 +57,8 @@ def sending(turn: Any) -> Any:
 
 
 async def given_session(store: StateStore) -> None:
-    """m1 is DONE and sent something; m2 waits twice, has begun and journaled; m3 runs elsewhere; m4 waits; m9 is DEAD;
-    what nobody knows was cancelled."""
+    """m1 is DONE and sent something; m2 waits twice, has begun and journaled; m3 runs elsewhere; m4 waits; m9 is DEAD
+    and comes again; what nobody knows was cancelled."""
     await store.declare(1)
     await store.commit(OWNER, replace(commit(entry(1), record()), outbox=[SENT]))
     await store.put(OWNER, KEY, entry(2), envelope(entry(2)))
@@ -69,6 +70,7 @@ async def given_session(store: StateStore) -> None:
     await store.cancel(KEY, "unknown", "v", record(CANCELLED), NOW)
     await store.journal(OWNER, KEY, attempt(entry(1, "m9", stream="other")), {"a": b"1"}, starts=True)
     await store.commit(OWNER, commit(entry(1, "m9", stream="other"), record(DEAD)))
+    await store.redrive(KEY, "m9", number(1, "again"))
 
 
 class Keys:
@@ -147,6 +149,7 @@ async def test_what_was_forgotten_leaves_no_key(prefix: str, keys: Keys) -> None
         await store.commit(OWNER, commit(entry(4), record(), 3))
         await store.commit(OWNER, commit(entry(1, "m2", stream="running"), None))
         await store.strike(OWNER, KEY, [SENT.number])
+        await store.commit(OWNER, commit(entry(1, "m9", stream="again"), record(DEAD)))
         await store.purge(KEY, "m9")
 
         await store.forget(NOW + RECORD_KEPT + 1, NOW + 1)

@@ -231,11 +231,23 @@ class Scripts(SideBySide):
             assert not passed or {each.sequence for each in run} <= after.gaps
             assert passed == (ahead == 1 and bool(run) and not run & {entry.number for entry in before.inbox})
 
+    @rule(key=keys, id_=ids, stream=streams, ahead=st.sampled_from([0, 0, 1, -1]))
+    def redrive(self, key: SessionKey, id_: str, stream: str, ahead: int) -> None:
+        id_, number = self.dead(key, id_), self.next(key, stream, ahead)
+        self.run(lambda store: store.redrive(key, id_, number))
+        kept = self.sessions[key].records[id_]
+        if kept is not None and kept.fate in (DEAD, EXPIRED) and number not in self.past[key].settled:
+            assert kept.redriven
+
     @rule(key=keys, id_=ids)
     def purge(self, key: SessionKey, id_: str) -> None:
-        records = self.sessions[key].records.items()
-        id_ = next((dead for dead, kept in records if kept is not None and kept.fate in (DEAD, EXPIRED)), id_)
+        id_ = self.dead(key, id_)
         self.run(lambda store: store.purge(key, id_))
+
+    def dead(self, key: SessionKey, id_: str) -> str:
+        """A message among the dead letters, if there is one."""
+        records = self.sessions[key].records.items()
+        return next((dead for dead, kept in records if kept is not None and kept.fate in (DEAD, EXPIRED)), id_)
 
     @rule(key=keys, id_=ids, verb=st.sampled_from(["v", "w"]), seldom=rarely)
     def cancel(self, key: SessionKey, id_: str, verb: str, seldom: bool) -> None:
@@ -300,6 +312,15 @@ class Scripts(SideBySide):
                 began = entry.running or entry.attempts or entry.starts
                 again = entry.redriven and kept is not None and kept.fate in (DEAD, EXPIRED)
                 assert entry.skip or began or again or kept is None
+
+    @invariant()
+    def what_comes_again_has_its_record(self) -> None:
+        for session in getattr(self, "sessions", {}).values():
+            for entry in session.loaded.inbox:
+                kept = session.records[entry.message_id]
+                if entry.redriven and not entry.skip:
+                    assert kept is not None
+                    assert kept.redriven
 
     @invariant()
     def what_was_cancelled_is_cancelled_or_not_settled(self) -> None:

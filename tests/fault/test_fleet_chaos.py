@@ -25,10 +25,8 @@ from troupe.v1.resource_pb2 import ActorSpec
 
 SHARDS, SESSIONS, SENDERS, EACH = 6, 10, 5, 24
 WORKERS = ("w0", "w1", "w2")
-STORM = 20.0
-"""Seconds that faults go on."""
-KINDS = 5
-"""Of them, at least."""
+STORM, KINDS = 20.0, 5
+"""Seconds that faults go on at least, and until there were so many kinds of them."""
 RECORDER = actor("recorder", ActorSpec(entry_point="support.recording_actor:Recorder"))
 
 
@@ -120,6 +118,8 @@ class Storm:
             self.cut,
             self.stall,
             self.block,
+            self.kill_blocked,
+            self.kill_blocked,
             self.throw_out,
         )
         ends = asyncio.get_running_loop().time() + seconds
@@ -176,6 +176,13 @@ class Storm:
     async def block(self) -> None:
         await asyncio.to_thread(self._node.block_publishers)
         await asyncio.sleep(self._dice.choice((0.2, 1.5)))
+        await asyncio.to_thread(self._node.unblock_publishers)
+
+    async def kill_blocked(self) -> None:
+        """What its turns sent to others is committed and not published when it dies."""
+        await asyncio.to_thread(self._node.block_publishers)
+        await asyncio.sleep(self._dice.uniform(0.3, 1.0))
+        await self.kill()
         await asyncio.to_thread(self._node.unblock_publishers)
 
     async def throw_out(self) -> None:

@@ -139,6 +139,7 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_the_64_beside_it_
         deaths = 0
         while (status := await end_unless_killed(fleet, "w0", "poisoned", "to poisoned-1")) is None:
             deaths += 1
+            assert deaths <= 4, "it was started more often than three times"
             await fleet.start("w0")
             await fleet.place(dict.fromkeys(range(shards), "w0"))
 
@@ -204,6 +205,14 @@ async def test_bodies_that_nobody_can_read_are_given_up_and_stop_nobody(fleets: 
                 await asyncio.sleep(0.1)
         assert {letter.death.reason for letter in found} == {"UNDECODABLE"}
         assert sorted(letter.size for letter in found) == sorted(map(len, bodies))
+
+        # and they are gone from the mailbox: another process meets none of them
+        await fleet.workers["w0"].kill()
+        await fleet.start("w0")
+        await fleet.place({0: "w0"})
+        message_id = await send(fleet, "w0", "s", Operation("c", 2))
+        assert (await end(fleet, "w0", "s", message_id)).fate == turn_pb2.FATE_DONE
+        assert len(await letters(fleet, "w0")) == len(bodies)
 
 
 def _publish_raw(url: str, bodies: Sequence[bytes]) -> None:

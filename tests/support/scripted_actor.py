@@ -7,7 +7,7 @@ from troupe.dataplane.behaviours.actor import ActorContext
 from troupe.v1.envelope_pb2 import Content
 
 OPEN = asyncio.Event()
-"""What `wait` waits for."""
+"""What `wait` waits for, and `not yet` fails before."""
 
 
 class Counter:
@@ -20,6 +20,8 @@ class Counter:
         match message.text:
             case "wait":
                 await OPEN.wait()
+            case "not yet" if not OPEN.is_set():
+                raise FailedPrecondition("NOT_YET", "this cannot succeed before OPEN is set")
             case text if text.startswith("wrong"):
                 raise FailedPrecondition("WRONG", "this cannot succeed")
             case "bad state":

@@ -156,6 +156,10 @@ class Consumer:
             metrics.ACKS.inc()
             self._queue.acked(message)
 
+    async def limit(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        self._queue.pump()
+
     async def cancel(self) -> None:
         self._active = False
 

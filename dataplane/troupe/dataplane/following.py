@@ -44,6 +44,8 @@ class Following:
         self.store, self.hub, self.clock = store, hub, clock
         self._host, self._placement, self._peers = host, placement, peers
         self._streams: set[Stream] = set()
+        self._sessions: dict[Stream, SessionKey] = {}
+        """Streams that show all of a session."""
 
     def owner(self, key: SessionKey) -> ShardOwner | None:
         """The other worker that owns the session; None where this one does, or nobody is known to."""
@@ -67,9 +69,10 @@ class Following:
         return Follower(self, key, message_id, relayed, digest)
 
     async def session(self, key: SessionKey, *, relayed: bool = False) -> AsyncGenerator[Event, None]:
-        """The events of all messages of a session from now on. Where the session moves some may be missing. Raises
-        ResourceExhausted where the caller is too slow, and Aborted, when `relayed`, once the session is not this
-        worker's."""
+        """The events of all messages of a session from now on. Where the session moves some may be missing, ends among
+        them: what happens on the new owner before it is subscribed to there, and the rest of a turn that goes on at the
+        old one under its mark. Raises ResourceExhausted where the caller is too slow, and Aborted, when `relayed`, once
+        the session is not this worker's."""
         pause = _Pause()
         while True:
             owner = None if relayed else self.owner(key)
@@ -81,6 +84,7 @@ class Following:
                         yield event
                 continue
             stream = self.subscribe(owner, SubscribeRequest(session=bare(key)))
+            self._sessions[stream] = key
             try:
                 async with aclosing(self.shown(stream)) as events:
                     async for event in events:
@@ -90,7 +94,10 @@ class Following:
                 raise
             except TroupeError as error:
                 log.debug("stream of a session broke", session=str(key), error=str(error))
-            await self.clock.sleep(pause.next())
+            finally:
+                del self._sessions[stream]
+            if self.owner(key) == owner:
+                await self.clock.sleep(pause.next())
 
     def placed(self, changed: frozenset[int]) -> None:
         """There is a new placement: the owners of these shards are others, and processes may be gone."""
@@ -98,7 +105,9 @@ class Following:
         if changed:
             self.hub.stir(lambda key: key.shard(count) in changed)
         for stream in list(self._streams):
-            if self._placement.is_gone(stream.owner):
+            key = self._sessions.get(stream)
+            # One message is followed to its end, which may come at the old owner; the others come at the new one.
+            if self._placement.is_gone(stream.owner) or (key is not None and self.owner(key) != stream.owner):
                 stream.give_up()
 
     def subscribe(self, owner: ShardOwner, request: SubscribeRequest) -> Stream:
@@ -239,7 +248,7 @@ class Follower:
             event = _event(self._key, self._message_id, self._following.clock)
             event.failed.CopyFrom(refused(self._message_id))
             return event
-        return end_of(self._key, record, self._following.clock)
+        return None if record.redriven else end_of(self._key, record, self._following.clock)
 
     def _voided(self, event: Event) -> Event | None:
         """The seal of an attempt that was shown and whose worker cannot seal it any more: another began since."""

@@ -242,9 +242,10 @@ class Gateway:
     async def _standing(
         self, key: SessionKey, message_id: str, payload: bytes = b"", *, relayed: bool = False
     ) -> MessageStatus:
-        if record := await self._store.record(key, message_id):
-            if payload and record.digest and payload != record.digest:
-                raise message_id_used(message_id)
+        record = await self._store.record(key, message_id)
+        if record and payload and record.digest and payload != record.digest:
+            raise message_id_used(message_id)
+        if record and not record.redriven:
             return MessageStatus.FromString(record.status)
         owner = None if relayed else self.following.owner(key)
         if owner is not None and (told := await self._asked(owner, key, message_id)) is not None:

@@ -72,7 +72,8 @@ class DataPlaneSettings(ServiceSettings):
     unacked_budget: int = setting(
         default=256 * 1024 * 1024,
         ge=256 * 1024,
-        description="bytes of message bodies that this worker holds unacked at most, over all its shards",
+        description="bytes of message bodies that this worker holds unacked at most, over all its shards (one body of "
+        "each in any case); when it gets more of them, the others may be over their part until what runs has ended",
     )
     health_checks: int = setting(
         default=3, ge=1, description="checks within health_window that a new revision must pass; the first takes one"

@@ -103,7 +103,8 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Subscribe(self, request, context):
-        """The events of a session from now on, or of one message from where the caller left off.
+        """The events of a session from now on, or of one message from where the caller left off. While a session moves to
+        another worker its stream may miss some, ends among them; the stream of one message never misses its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

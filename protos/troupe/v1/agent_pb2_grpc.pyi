@@ -44,7 +44,9 @@ class AgentServiceStub:
     Converse: _grpc.UnaryStreamMultiCallable[_agent_pb2.ConverseRequest, _agent_pb2.ConverseResponse]
     """Send, then the turn's events until `completed` or `failed`. Ending the stream detaches; the turn goes on."""
     Subscribe: _grpc.UnaryStreamMultiCallable[_agent_pb2.SubscribeRequest, _agent_pb2.SubscribeResponse]
-    """The events of a session from now on, or of one message from where the caller left off."""
+    """The events of a session from now on, or of one message from where the caller left off. While a session moves to
+    another worker its stream may miss some, ends among them; the stream of one message never misses its end.
+    """
     GetMessage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetMessageRequest, _agent_pb2.GetMessageResponse]
     """A message's fate; waits for it as long as asked."""
     ControlTurns: _grpc.UnaryStreamMultiCallable[_agent_pb2.ControlTurnsRequest, _agent_pb2.ControlTurnsResponse]
@@ -72,7 +74,9 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Converse: _aio.UnaryStreamMultiCallable[_agent_pb2.ConverseRequest, _agent_pb2.ConverseResponse]  # type: ignore[assignment]
     """Send, then the turn's events until `completed` or `failed`. Ending the stream detaches; the turn goes on."""
     Subscribe: _aio.UnaryStreamMultiCallable[_agent_pb2.SubscribeRequest, _agent_pb2.SubscribeResponse]  # type: ignore[assignment]
-    """The events of a session from now on, or of one message from where the caller left off."""
+    """The events of a session from now on, or of one message from where the caller left off. While a session moves to
+    another worker its stream may miss some, ends among them; the stream of one message never misses its end.
+    """
     GetMessage: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetMessageRequest, _agent_pb2.GetMessageResponse]  # type: ignore[assignment]
     """A message's fate; waits for it as long as asked."""
     ControlTurns: _aio.UnaryStreamMultiCallable[_agent_pb2.ControlTurnsRequest, _agent_pb2.ControlTurnsResponse]  # type: ignore[assignment]
@@ -115,7 +119,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.SubscribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.SubscribeResponse], _abc.AsyncIterator[_agent_pb2.SubscribeResponse]]:
-        """The events of a session from now on, or of one message from where the caller left off."""
+        """The events of a session from now on, or of one message from where the caller left off. While a session moves to
+        another worker its stream may miss some, ends among them; the stream of one message never misses its end.
+        """
 
     @_abc_1.abstractmethod
     def GetMessage(

@@ -30,7 +30,7 @@ class _RedriveOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Redriv
     REDRIVE_OUTCOME_UNSPECIFIED: _RedriveOutcome.ValueType  # 0
     """Never sent."""
     REDRIVE_OUTCOME_REDRIVEN: _RedriveOutcome.ValueType  # 1
-    """Sent again and confirmed; the letter is gone."""
+    """Sent again and confirmed; the letter is gone, and its message reads as on its way until it ends again."""
     REDRIVE_OUTCOME_NOT_SETTLED: _RedriveOutcome.ValueType  # 2
     """Its message is not settled yet: the letter stays."""
     REDRIVE_OUTCOME_OBSOLETE: _RedriveOutcome.ValueType  # 3
@@ -44,7 +44,7 @@ class RedriveOutcome(_RedriveOutcome, metaclass=_RedriveOutcomeEnumTypeWrapper):
 REDRIVE_OUTCOME_UNSPECIFIED: RedriveOutcome.ValueType  # 0
 """Never sent."""
 REDRIVE_OUTCOME_REDRIVEN: RedriveOutcome.ValueType  # 1
-"""Sent again and confirmed; the letter is gone."""
+"""Sent again and confirmed; the letter is gone, and its message reads as on its way until it ends again."""
 REDRIVE_OUTCOME_NOT_SETTLED: RedriveOutcome.ValueType  # 2
 """Its message is not settled yet: the letter stays."""
 REDRIVE_OUTCOME_OBSOLETE: RedriveOutcome.ValueType  # 3

@@ -31,7 +31,7 @@ class _FateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fate.ValueType],
     FATE_UNSPECIFIED: _Fate.ValueType  # 0
     """Never sent."""
     FATE_UNSEEN: _Fate.ValueType  # 1
-    """No record of it: on its way, or never sent."""
+    """No record of it: on its way, or never sent. Also a message that was redriven, until its copy arrives."""
     FATE_SCHEDULED: _Fate.ValueType  # 2
     """Accepted for later. Not built yet."""
     FATE_WAITING: _Fate.ValueType  # 3
@@ -43,7 +43,9 @@ class _FateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fate.ValueType],
     FATE_DONE: _Fate.ValueType  # 6
     """Its turn was committed; the result is kept 24 h."""
     FATE_DEAD: _Fate.ValueType  # 7
-    """It ended in an error and stands among the dead letters."""
+    """It ended in an error and stands among the dead letters. A redrive that was confirmed takes this back, and EXPIRED:
+    the message is on its way again, and waiting for its fate waits for the end of the redriven copy.
+    """
     FATE_EXPIRED: _Fate.ValueType  # 8
     """It did not start in time and stands among the dead letters."""
     FATE_SKIPPED: _Fate.ValueType  # 9
@@ -59,7 +61,7 @@ class Fate(_Fate, metaclass=_FateEnumTypeWrapper):
 FATE_UNSPECIFIED: Fate.ValueType  # 0
 """Never sent."""
 FATE_UNSEEN: Fate.ValueType  # 1
-"""No record of it: on its way, or never sent."""
+"""No record of it: on its way, or never sent. Also a message that was redriven, until its copy arrives."""
 FATE_SCHEDULED: Fate.ValueType  # 2
 """Accepted for later. Not built yet."""
 FATE_WAITING: Fate.ValueType  # 3
@@ -71,7 +73,9 @@ FATE_RUNNING: Fate.ValueType  # 5
 FATE_DONE: Fate.ValueType  # 6
 """Its turn was committed; the result is kept 24 h."""
 FATE_DEAD: Fate.ValueType  # 7
-"""It ended in an error and stands among the dead letters."""
+"""It ended in an error and stands among the dead letters. A redrive that was confirmed takes this back, and EXPIRED:
+the message is on its way again, and waiting for its fate waits for the end of the redriven copy.
+"""
 FATE_EXPIRED: Fate.ValueType  # 8
 """It did not start in time and stands among the dead letters."""
 FATE_SKIPPED: Fate.ValueType  # 9

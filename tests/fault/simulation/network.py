@@ -186,6 +186,9 @@ class RemoteStore:
     async def session_backlog(self, key: SessionKey) -> Backlog:
         return await self._link.call("backlog", lambda: self._store.session_backlog(key))
 
+    async def redrive(self, key: SessionKey, message_id: str, number: Number) -> None:
+        await self._link.call("redrive", lambda: self._store.redrive(key, message_id, number))
+
     async def purge(self, key: SessionKey, message_id: str) -> None:
         await self._link.call("purge", lambda: self._store.purge(key, message_id))
 
@@ -310,6 +313,10 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"channel of {self.queue}"
+
+    async def limit(self, prefetch: int) -> None:
+        if self.consumer is not None:
+            await self.consumer.limit(prefetch)
 
     async def cancel(self) -> None:
         self._wanted = False

@@ -8,6 +8,7 @@ from fault.simulation.store import WatchedStore
 from fault.simulation.worker import LoopClock
 
 from troupe.broker.addressing import SessionKey
+from troupe.broker.order import Number
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.state.rules import REDRIVABLE
 from troupe.v1.envelope_pb2 import Envelope
@@ -52,3 +53,6 @@ class Redriver:
         self._history.counts["redriven"] += 1
         self._history.redriven[key, envelope.id] += 1
         await self._server.broker.publish(envelope)
+        if self.sound or self._dice.random() < 0.8:
+            number = Number(envelope.number.stream, envelope.number.sequence)
+            await self._store.redrive(key, envelope.id, number)

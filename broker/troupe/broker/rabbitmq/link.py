@@ -154,6 +154,16 @@ class Channel:
         found = await self.call(self.raw.queue_declare, queue, passive=True)
         return found.method.message_count, found.method.consumer_count
 
+    async def leave(self, tag: str) -> None:
+        """Cancel a consumer. What is on its way to it is still handed over: pika would give it back, so that it came
+        again behind others, and as redelivered. Raises what `errors.closed` says when the channel closes first."""
+
+        def cancel(callback: Callable[[object], None]) -> None:
+            self.raw.basic_cancel(tag, callback)
+            self.raw._cancelled.discard(tag)  # type: ignore[attr-defined]  # no public way keeps pika from rejecting
+
+        await self.call(cancel)
+
     async def close(self) -> None:
         """Close it; returns when the server agreed, or is gone."""
         if self.closed.done():

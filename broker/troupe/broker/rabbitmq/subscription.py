@@ -42,7 +42,9 @@ class Hold:
         self._queue, self._number, self._handler = queue, number, handler
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
-        self._tag = ""
+        self._tag, self._prefetch = "", 0
+        self._changing, self._news = asyncio.Lock(), asyncio.Event()
+        self._cancelled = False
         self._acks = Acks()
         self._telling: asyncio.TimerHandle | None = None
         self.unacked: dict[int, float] = {}
@@ -55,15 +57,40 @@ class Hold:
         channel.closed.add_done_callback(self._on_closed)
         channel.raw.add_on_cancel_callback(self._on_cancel)
         await channel.declare(queue)
-        await channel.call(channel.raw.basic_qos, prefetch_count=prefetch)
-        self._tag = f"{queue.name}-{os.getpid()}-{next(_tags)}"
-        await channel.call(channel.raw.basic_consume, queue.name, self._deliver, consumer_tag=self._tag)
+        await self._consume(channel, prefetch)
+
+    @property
+    def changing(self) -> bool:
+        """It has no consumer for now, and will have one."""
+        return self._changing.locked()
+
+    async def limit(self, prefetch: int) -> None:
+        """At most so many unacked from now on. RabbitMQ never changes a consumer's prefetch, and has none for all of a
+        channel where queues are quorum queues. So another consumer takes its place on this channel, on which what is
+        unacked stays so: at once where it may hold more, and once both together keep to the old number where it may
+        hold fewer."""
+        async with self._changing:
+            if self._channel is None or self._stopped or prefetch == self._prefetch:
+                return
+            beside = self._prefetch - prefetch if prefetch < self._prefetch else prefetch
+            try:
+                await self._leave(self._channel)
+                while len(self.unacked) > beside and not self._stopped:
+                    self._news.clear()
+                    await self._news.wait()
+                if not self._stopped:
+                    await self._consume(self._channel, prefetch)
+            except TroupeError as error:
+                self._end(error)
 
     async def cancel(self) -> None:
         """Stop deliveries. What is unacked may still be acked."""
-        if self._channel is not None and not self.ended.done():
-            with contextlib.suppress(TroupeError):
-                await self._channel.call(self._channel.raw.basic_cancel, self._tag)
+        self._cancelled = True
+        self._news.set()
+        async with self._changing:
+            if self._channel is not None and not self.ended.done():
+                with contextlib.suppress(TroupeError):
+                    await self._leave(self._channel)
 
     async def close(self) -> None:
         """Give back what is unacked."""
@@ -73,6 +100,21 @@ class Hold:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await self._channel.close()
+
+    @property
+    def _stopped(self) -> bool:
+        return self._cancelled or self.ended.done()
+
+    async def _consume(self, channel: Channel, prefetch: int) -> None:
+        await channel.call(channel.raw.basic_qos, prefetch_count=prefetch)
+        self._prefetch = prefetch
+        self._tag = f"{self._queue}-{os.getpid()}-{next(_tags)}"
+        await channel.call(channel.raw.basic_consume, self._queue, self._deliver, consumer_tag=self._tag)
+
+    async def _leave(self, channel: Channel) -> None:
+        tag, self._tag = self._tag, ""
+        if tag:
+            await channel.leave(tag)
 
     def _deliver(
         self, _channel: pika_channel.Channel, method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes
@@ -101,6 +143,7 @@ class Hold:
             self._telling.cancel()
             self._telling = None
             self._loop.call_soon(self._flush)
+        self._news.set()
 
     def _flush(self) -> None:
         """Tell the server of all that was acked."""
@@ -128,6 +171,7 @@ class Hold:
         self.unacked.clear()
         if not self.ended.done():
             self.ended.set_result(reason)
+        self._news.set()
 
 
 class Subscribed:
@@ -168,6 +212,11 @@ class Subscribed:
         """When the oldest unacked message was published, seconds since the epoch."""
         return next(iter(self._hold.unacked.values()), None) if self._hold else None
 
+    async def limit(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        if self._hold is not None:
+            await self._hold.limit(prefetch)
+
     async def cancel(self) -> None:
         self._cancelled = True
         if self._task is not None:
@@ -188,7 +237,7 @@ class Subscribed:
 
     def renew(self) -> None:
         """The server does not know of the consumer: begin anew."""
-        if self._hold is not None:
+        if self._hold is not None and not self._hold.changing:
             self._hold._end(Unavailable("CONSUMER_LOST", f"RabbitMQ knows no consumer of {self.queue.name}"))
 
     async def _run(self) -> None:
@@ -217,6 +266,7 @@ class Subscribed:
                     metrics.RESUBSCRIPTIONS.inc()
                 else:
                     self._first.set_result(None)
+                await hold.limit(self._prefetch)  # it may have changed meanwhile
                 reason = await asyncio.shield(hold.ended)
                 log.warning("subscription lost", queue=self.queue.name, error=str(reason))
                 self._hold = None

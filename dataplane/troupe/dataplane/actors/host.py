@@ -5,12 +5,11 @@ import contextlib
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
 from troupe.broker.addressing import SessionKey
-from troupe.broker.envelope import MAX_PAYLOAD
 from troupe.broker.order import Number
 from troupe.broker.port import PREFETCH, Broker
 from troupe.chassis.clock import Clock
@@ -18,6 +17,7 @@ from troupe.chassis.errors import TroupeError
 from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.actor import Actor
 from troupe.dataplane.actors.behaviour import Behaviour
+from troupe.dataplane.actors.budget import UNACKED, share
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.actors.shard import Shard
 from troupe.dataplane.actors.world import Ending, World
@@ -38,8 +38,6 @@ AGAIN = 1.0
 PUT_BACK = 1.0
 """Seconds that a stopping worker takes at most to write down the turns that it interrupts, and, however short its drain
 is, to hand its shards over."""
-UNACKED: Final = 256 * 1024 * 1024
-"""Bytes of bodies that a worker holds unacked at most, were they all as large as they may be."""
 
 log = structlog.get_logger()
 
@@ -67,7 +65,7 @@ class Host:
     ) -> None:
         self._tasks, self._clock, self._store, self._broker = tasks, clock, store, broker
         self._idle_after, self.max_hot = idle_after, max_hot_sessions
-        self._unacked_budget = unacked_budget
+        self._unacked_budget, self._prefetch = unacked_budget, PREFETCH
         self._shards: dict[int, Shard] = {}
         self._wanted: dict[int, Owner] = {}
         self._live: Container[str] | None = None
@@ -223,14 +221,19 @@ class Host:
             for number, owner in self._wanted.items()
             if number not in self._shards and owner not in self._refused and not self._draining
         ]
+        if not self._draining:
+            self._share_out(len(self._shards) + len(new))
         for owner in new:
-            self._shards[owner.shard] = Shard(owner, self.world, self._find)
-        prefetch = self._prefetch()
-        return [self._spawn(self._shards[owner.shard].acquire(prefetch)) for owner in new]
+            self._shards[owner.shard] = Shard(owner, self.world, self._find, self._prefetch)
+        return [self._spawn(self._shards[owner.shard].acquire()) for owner in new]
 
-    def _prefetch(self) -> int:
-        """Deliveries that each shard may hold unacked, so that all of them together keep to the budget."""
-        return max(1, min(PREFETCH, self._unacked_budget // (MAX_PAYLOAD * max(1, len(self._shards)))))
+    def _share_out(self, shards: int) -> None:
+        """The budget is for all shards together, of which there are so many now."""
+        prefetch = share(self._unacked_budget, shards)
+        if prefetch != self._prefetch:
+            self._prefetch = prefetch
+            for shard in self._shards.values():
+                self._spawn(shard.limit(prefetch))
 
     def _find(self, shard: Shard, key: SessionKey) -> Actor:
         actor = shard.actors.get(key)

@@ -262,11 +262,11 @@ class _Settling:
         return Settled(version, recorded=True)
 
     async def skipped(self, record: Record | None) -> Settled:
-        """Settle the number alone, and give a copy's sender the stored end of the message."""
+        """Settle the number alone, and give a copy's sender the stored end of the message, where that is one."""
         version = await self._commit(None)
         if record is not None and record.digest != self.turn.entry.digest:
             self.events.failed(refused(self.turn.message_id), only=self.turn.number)
-        elif record is not None:
+        elif record is not None and not record.redriven:
             match stored(MessageStatus.FromString(record.status)):
                 case Completed() as completed:
                     self.events.completed(completed)

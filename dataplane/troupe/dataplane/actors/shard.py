@@ -30,8 +30,8 @@ log = structlog.get_logger()
 class Shard:
     """Held from when it is made until it is `lost`. `find` gives the actor of a session, in memory already or not."""
 
-    def __init__(self, owner: Owner, world: World, find: Callable[["Shard", SessionKey], Actor]) -> None:
-        self.owner, self._world, self._find = owner, world, find
+    def __init__(self, owner: Owner, world: World, find: Callable[["Shard", SessionKey], Actor], prefetch: int) -> None:
+        self.owner, self._world, self._find, self._prefetch = owner, world, find, prefetch
         self.gaps = GapWatch(owner, world)
         self.actors: dict[SessionKey, Actor] = {}
         self.subscription: Subscription | None = None
@@ -55,12 +55,19 @@ class Shard:
             running_sessions=sum(actor.turn is not None for actor in self.actors.values()),
         )
 
-    async def acquire(self, prefetch: int) -> None:
+    async def limit(self, prefetch: int) -> None:
+        """Hold at most so many deliveries unacked from now on."""
+        self._prefetch = prefetch
+        if self.subscription is not None and self._is_wanted():
+            await self.subscription.limit(prefetch)
+
+    async def acquire(self) -> None:
         """Claim and subscribe, again and again until that is done or not wanted any more; then take up the sessions
         that have something left to do."""
         while self._is_wanted():
             try:
                 due = await self._world.store.claim(self.owner)
+                prefetch = self._prefetch
                 subscription = await self._world.broker.consume(mailbox(self.owner.shard), self._delivered, prefetch)
             except Fenced as fenced:
                 self._world.fenced(self.owner, fenced.epoch)
@@ -75,6 +82,8 @@ class Shard:
             self.subscription = subscription
             for key in due:
                 self.find(key)
+            if self._prefetch != prefetch:
+                await subscription.limit(self._prefetch)
             return
 
     async def sweep(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import Undecodable
+from troupe.broker.order import Number
 from troupe.broker.port import AGENTS, Broker, DeadLetter, HeldLetter
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import NotFound, TroupeError, Unavailable
@@ -74,7 +75,7 @@ class DeadLetters:
     ) -> AsyncGenerator[RedriveResponse, None]:
         """Send letters again, at most `limit` of them (0: all) and `rate` a second (0: as fast as the broker
         confirms). A message is confirmed before its letter goes: one that is cut off in between stays, and sending it
-        once more has no second effect."""
+        once more has no second effect. From its result on a message reads as on its way."""
         if not dry_run:
             await self._ready()
         pace, left, sent = Pace(rate, self._clock.monotonic()), limit or None, set[str]()
@@ -147,13 +148,26 @@ class DeadLetters:
         """Do as the verdicts say; a case in which that could not be done gets its error."""
         now = self._clock.now()
         sending = [one for one in cases if one.verdict.sends]
-        envelopes = [redriven(one.held.letter, one.envelope, now) for one in sending if one.envelope is not None]
+        for case in sending:
+            case.again = case.envelope and redriven(case.held.letter, case.envelope, now)
+        envelopes = [one.again for one in sending if one.again is not None]
         answers = await self._broker.publish_many(envelopes, pool="" if pool == AGENTS else pool)
         for case, error in zip(sending, answers, strict=True):
             case.error = error
+        sent = [one for one in sending if one.error is None and not by_server(one.held.letter)]
+        for case, error in zip(sent, await _all(map(self._note, sent)), strict=True):
+            case.error = error and _stays(case.held.letter, error)
         going = [one for one in cases if one.verdict.removes and one.error is None]
         for case, error in zip(going, await _all(one.held.remove() for one in going), strict=True):
             case.error = error and _stays(case.held.letter, error)
+
+    async def _note(self, case: "_Case") -> None:
+        """Let the message's record say that it comes again. Not before the message is there: a note of one that never
+        was would stand for ever."""
+        envelope = case.again
+        if envelope is not None and case.held.letter.pool == AGENTS:
+            number = Number(envelope.number.stream, envelope.number.sequence)
+            await self._store.redrive(SessionKey.of(envelope.target), envelope.id, number)
 
     async def _drop(self, held: HeldLetter) -> None:
         await held.remove()
@@ -169,6 +183,8 @@ class _Case:
     held: HeldLetter
     verdict: Verdict
     envelope: Envelope | None = None
+    again: Envelope | None = None
+    """The message as it was sent."""
     error: TroupeError | None = None
 
     @property

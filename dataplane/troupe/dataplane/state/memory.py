@@ -79,6 +79,7 @@ class MemoryStateStore:
             if placed in (Placed.NEW, Placed.SKIPPED):
                 placing = replace(entry, skip=placed is Placed.SKIPPED)
                 session.insert(placing, envelope, at_head=entry.running is not None)
+                session.comes_again(placing)
             elif waits is not None and rules.marks(entry, waits):
                 session.inbox[entry.number] = replace(waits, running=entry.running)
             if record is not None:
@@ -114,6 +115,7 @@ class MemoryStateStore:
             if rules.puts_back(entry, session.found(entry.number, entry.message_id)):
                 body = session.envelopes.get(entry.number, envelope)
                 session.insert(replace(entry, running=None), body, at_head=True)
+                session.comes_again(entry)
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
         with self._owned(owner, commit.key, turn=commit.number) as session:
@@ -125,6 +127,7 @@ class MemoryStateStore:
             session.remove(commit.number)
             if record is not None:
                 session.settle(commit.message_id, record, commit.now)
+            session.came(commit.message_id, commit.number)
             if record is not None and record.fate == turn_pb2.FATE_DONE:
                 session.talk = _Talk(
                     version=talk.version + 1,
@@ -161,15 +164,23 @@ class MemoryStateStore:
         session = self._find(key)
         return Backlog(len(session.inbox), session.size)
 
+    async def redrive(self, key: SessionKey, message_id: str, number: Number) -> None:
+        session = self._find(key)
+        if rules.is_awaited(session.position(number.stream), number, session.fate(message_id)):
+            session.await_(message_id, number)
+
     async def purge(self, key: SessionKey, message_id: str) -> None:
         session = self._find(key)
-        if rules.is_purged(session.fate(message_id), live=bool(session.waiting(message_id))):
+        live, awaited = bool(session.waiting(message_id)), session.awaits(message_id)
+        if rules.is_purged(session.fate(message_id), awaited=awaited, live=live):
             session.records[message_id] = replace(session.records[message_id], stays=False)
-            session.journals.pop(message_id, None)
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
-        kept = self._find(key).records.get(message_id)
-        return kept.record if kept else None
+        session = self._find(key)
+        if (kept := session.records.get(message_id)) is None:
+            return None
+        live, awaited = bool(session.waiting(message_id)), session.awaits(message_id)
+        return replace(kept.record, redriven=rules.is_redriven(kept.record.fate, awaited=awaited, live=live))
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
         return next(iter(self._find(key).waiting(message_id)), None)
@@ -183,7 +194,10 @@ class MemoryStateStore:
             return verbs[verb_id].answer
         waiting = session.waiting(message_id)
         answer, at_once = rules.cancel_answer(
-            waiting, session.fate(message_id), journaled=message_id in session.journals
+            waiting,
+            session.fate(message_id),
+            awaited=session.awaits(message_id),
+            journaled=message_id in session.journals,
         )
         verbs[verb_id] = _Verb(answer, cancelled.status, now)
         if at_once:
@@ -265,6 +279,8 @@ class _Kept:
     settled: float
     stays: bool
     """However old it is."""
+    awaits: Number | None = None
+    """Under which number a redriven copy is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,10 +354,33 @@ class _Session:
         """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
         for entry in self.waiting(message_id):
             self.inbox[entry.number] = replace(entry, skip=True)
-        if rules.replaces(self.fate(message_id), record.fate):
-            self.records[message_id] = _Kept(record, now, stays=record.fate in rules.REDRIVABLE)
-            if record.fate not in rules.REDRIVABLE:
-                self.journals.pop(message_id, None)
+        old = self.records.get(message_id)
+        if not rules.replaces(old.record.fate if old else None, record.fate):
+            return
+        if record.fate in rules.REDRIVABLE:
+            self.records[message_id] = _Kept(record, now, stays=True, awaits=old.awaits if old else None)
+        else:
+            self.records[message_id] = _Kept(record, now, stays=False)
+            self.journals.pop(message_id, None)
+
+    def awaits(self, message_id: str) -> bool:
+        """Whether a redriven copy of the message is on its way."""
+        kept = self.records.get(message_id)
+        return kept is not None and kept.awaits is not None
+
+    def await_(self, message_id: str, number: Number) -> None:
+        self.records[message_id] = replace(self.records[message_id], stays=True, awaits=number)
+
+    def comes_again(self, placed: Entry) -> None:
+        """What was placed may be a redriven copy that nobody was told of."""
+        if rules.is_next_try(placed, self.fate(placed.message_id)) and not self.awaits(placed.message_id):
+            self.await_(placed.message_id, placed.number)
+
+    def came(self, message_id: str, settled: Number) -> None:
+        """A copy that is settled is awaited no more."""
+        kept = self.records.get(message_id)
+        if kept is not None and kept.awaits == settled:
+            self.records[message_id] = replace(kept, awaits=None)
 
     def send(self, messages: Iterable[Outgoing], now: float) -> None:
         for message in messages:
@@ -356,7 +395,9 @@ class _Session:
         streams = {number.stream for number in self.inbox}
         sending = {number.stream for number in self.outbox}
         waiting = {entry.message_id for entry in self.inbox.values() if not entry.skip}
-        self.records = {id_: kept for id_, kept in self.records.items() if kept.settled >= old or kept.stays}
+        for id_ in [id_ for id_, kept in self.records.items() if kept.settled < old and not kept.stays]:
+            del self.records[id_]
+            self.journals.pop(id_, None)
         self.verbs = {
             id_: kept
             for id_, verbs in self.verbs.items()

@@ -156,6 +156,9 @@ class Record:
     fate: Fate.ValueType
     status: bytes
     digest: bytes
+    redriven: bool = False
+    """It is no end, for now: DEAD or EXPIRED, and a redriven copy is on its way, waits or runs. Only read, not
+    written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +304,7 @@ class StateStore(Protocol):
         one, only when the fate is DONE.
 
         A record stays as it is, but DEAD and EXPIRED, which DONE, CANCELLED, DEAD and EXPIRED replace; until then the
-        journal is kept with them.
+        journal is kept with them, as long as they are.
 
         Raises Fenced; CancelRecorded for any fate but CANCELLED; VersionConflict for DONE when the version is another
         or the message is settled for good, and for a None record when the message waits live and has no record;
@@ -326,9 +329,15 @@ class StateStore(Protocol):
         """What waits in one session's inbox, SKIPs included. Cheap whatever there is."""
         ...
 
+    async def redrive(self, key: SessionKey, message_id: str, number: Number) -> None:
+        """A copy of the message's dead letter was sent under this number: until that is settled, its record, where it
+        is DEAD or EXPIRED, says that it is no end, and stays with its journal. Outside the fence. Nothing where the
+        number is settled."""
+        ...
+
     async def purge(self, key: SessionKey, message_id: str) -> None:
         """The dead letter of this message was purged: its record, where it is DEAD or EXPIRED, is kept no longer than
-        others, and its journal goes now. Outside the fence. Nothing where the message waits."""
+        others, and the journal with it. Outside the fence. Nothing where the record is `redriven`."""
         ...
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:

@@ -99,6 +99,17 @@ def place(
     return Placed.NEW, None
 
 
+def is_awaited(position: Position, number: Number, fate: Fate.ValueType | None) -> bool:
+    """Whether a redriven copy that was sent under `number` is the next try of a message with this fate. `position`: of
+    the number's stream."""
+    return fate in REDRIVABLE and position.place(number.sequence) is not Place.SETTLED
+
+
+def is_next_try(entry: Entry, fate: Fate.ValueType | None) -> bool:
+    """Whether the entry, as it is placed, is what a message of this fate goes on with."""
+    return entry.redriven and not entry.skip and fate in REDRIVABLE
+
+
 def is_copy(entry: Entry, fate: Fate.ValueType | None) -> bool:
     """Whether a message that waits nowhere has had its end. A redriven one is the next try of what ended DEAD or
     EXPIRED; where there is no such record any more, it was redriven before, or its dead letter purged."""
@@ -185,14 +196,15 @@ def passed_over(position: Position, number: Number, count: int, *, waits: bool) 
 
 
 def cancel_answer(
-    waiting: Sequence[Entry], fate: Fate.ValueType | None, *, journaled: bool
+    waiting: Sequence[Entry], fate: Fate.ValueType | None, *, awaited: bool, journaled: bool
 ) -> tuple[VerbAnswer.ValueType, bool]:
-    """The answer to a CANCEL, and whether the message is settled at once. `waiting`: where it waits, without SKIPs.
-    What waits is not settled, whatever an older record says."""
+    """The answer to a CANCEL, and whether the message is settled at once. `waiting`: where it waits, without SKIPs;
+    `awaited`: a redriven copy of it is on its way. What waits or comes again is not settled, whatever an older record
+    says."""
     if waiting:
         begun = journaled or any(entry.starts or entry.running for entry in waiting)
         return agent_pb2.VERB_ANSWER_APPLIED, not begun
-    if fate is not None:
+    if fate is not None and not awaited:
         return agent_pb2.VERB_ANSWER_TOO_LATE, False
     return agent_pb2.VERB_ANSWER_APPLIED if journaled else agent_pb2.VERB_ANSWER_PENDING, False
 
@@ -207,9 +219,14 @@ def replaces(old: Fate.ValueType | None, new: Fate.ValueType) -> bool:
     return old is None or (old in REDRIVABLE and new in REDRIVEN)
 
 
-def is_purged(fate: Fate.ValueType | None, *, live: bool) -> bool:
-    """Whether `purge` changes anything: the message ended as a dead letter, and waits nowhere but as a SKIP."""
-    return fate in REDRIVABLE and not live
+def is_redriven(fate: Fate.ValueType | None, *, awaited: bool, live: bool) -> bool:
+    """Whether a record of this fate is no end: a redriven copy is on its way, or the message waits."""
+    return fate in REDRIVABLE and (awaited or live)
+
+
+def is_purged(fate: Fate.ValueType | None, *, awaited: bool, live: bool) -> bool:
+    """Whether `purge` changes anything: the message ended as a dead letter, and does not come again."""
+    return fate in REDRIVABLE and not (awaited or live)
 
 
 def shards_changed(declared: int, shards: int) -> FailedPrecondition:

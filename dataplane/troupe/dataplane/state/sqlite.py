@@ -27,7 +27,7 @@ from troupe.dataplane.state.port import (
     TurnCommit,
 )
 from troupe.dataplane.state.sqlite_rows import MESSAGE, NUMBER
-from troupe.dataplane.state.sqlite_tables import BINDING, SCHEMA, SUMMARY
+from troupe.dataplane.state.sqlite_tables import AWAITS, BINDING, SCHEMA, SUMMARY
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 
@@ -100,6 +100,7 @@ class SqliteStateStore:
             if placed in (Placed.NEW, Placed.SKIPPED):
                 placing = replace(entry, skip=placed is Placed.SKIPPED)
                 rows.insert(db, owner.shard, key, placing, envelope, at_head=entry.running is not None)
+                rows.comes_again(db, key, placing, fate)
             elif waits is not None and rules.marks(entry, waits):
                 rows.rewrite(db, key, replace(waits, running=entry.running))
             if record is not None:
@@ -158,6 +159,7 @@ class SqliteStateStore:
                 body = rows.envelope(db, key, entry.number)
                 rows.remove(db, owner.shard, key, entry.number)
             rows.insert(db, owner.shard, key, replace(entry, running=None), body, at_head=True)
+            rows.comes_again(db, key, entry, found.fate)
 
         await self._database.write(script)
 
@@ -174,6 +176,8 @@ class SqliteStateStore:
                 rows.remove(db, owner.shard, key, number)
             if record is not None:
                 rows.settle(db, key, commit.message_id, record, commit.now)
+            if found.fate in rules.REDRIVABLE:
+                rows.came(db, key, commit.message_id, number)
             if record is None or record.fate != turn_pb2.FATE_DONE:
                 return found.version
             rows.save_session(db, owner.shard, commit, found.version + 1)
@@ -215,23 +219,30 @@ class SqliteStateStore:
     async def session_backlog(self, key: SessionKey) -> Backlog:
         return await self._counted(_SESSION_BACKLOG, key.path)
 
+    async def redrive(self, key: SessionKey, message_id: str, number: Number) -> None:
+        def script(db: sqlite3.Connection) -> None:
+            found = rows.found(db, key, number, message_id)
+            if rules.is_awaited(found.position, number, found.fate):
+                rows.await_(db, key, message_id, number)
+
+        await self._database.write(script)
+
     async def purge(self, key: SessionKey, message_id: str) -> None:
         def script(db: sqlite3.Connection) -> None:
-            name = (key.path, message_id)
-            fate = db.execute(f"SELECT fate FROM record WHERE {MESSAGE}", name).fetchone()
-            if rules.is_purged(fate and fate[0], live=bool(rows.waiting(db, key, message_id))):
-                db.execute(f"UPDATE record SET stays = 0 WHERE {MESSAGE}", name)
-                db.execute(f"DELETE FROM journal WHERE {MESSAGE}", name)
+            fate, awaited = rows.standing(db, key, message_id)
+            if rules.is_purged(fate, awaited=awaited, live=bool(rows.waiting(db, key, message_id))):
+                db.execute(f"UPDATE record SET stays = 0 WHERE {MESSAGE}", (key.path, message_id))
 
         await self._database.write(script)
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         row = await self._database.read(
-            lambda db: db.execute(
-                f"SELECT fate, status, digest FROM record WHERE {MESSAGE}", (key.path, message_id)
-            ).fetchone()
+            lambda db: db.execute(_RECORD, {"path": key.path, "message_id": message_id}).fetchone()
         )
-        return None if row is None else Record(*row)
+        if row is None:
+            return None
+        fate, status, digest, awaited, live = row
+        return Record(fate, status, digest, rules.is_redriven(fate, awaited=bool(awaited), live=bool(live)))
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
         return next(iter(await self._database.read(lambda db: rows.waiting(db, key, message_id))), None)
@@ -245,9 +256,9 @@ class SqliteStateStore:
             if seen is not None:
                 return seen[0]  # type: ignore[no-any-return]
             waiting = rows.waiting(db, key, message_id)
-            fate = db.execute(f"SELECT fate FROM record WHERE {MESSAGE}", name).fetchone()
+            fate, awaited = rows.standing(db, key, message_id)
             journaled = db.execute(f"SELECT 1 FROM journal WHERE {MESSAGE}", name).fetchone() is not None
-            answer, at_once = rules.cancel_answer(waiting, fate and fate[0], journaled=journaled)
+            answer, at_once = rules.cancel_answer(waiting, fate, awaited=awaited, journaled=journaled)
             db.execute(
                 "INSERT INTO verb (path, message_id, verb_id, answer, status, recorded) VALUES (?, ?, ?, ?, ?, ?)",
                 (*name, verb_id, answer, cancelled.status, now),
@@ -294,6 +305,7 @@ class SqliteStateStore:
         await self._database.write(script)
 
     async def forget(self, now: float, idle_since: float) -> None:
+        await self._repeat(_dropping_records(now - RECORD_KEPT))
         for outdated in _OUTDATED:
             await self._repeat(_dropping(outdated, now - RECORD_KEPT))
         await self._repeat(_dropping_sessions(idle_since))
@@ -309,6 +321,21 @@ class SqliteStateStore:
 
 def _dropping(outdated: str, before: float) -> Callable[[sqlite3.Connection], int]:
     return lambda db: db.execute(outdated, (before, FORGOTTEN_AT_ONCE)).rowcount
+
+
+def _dropping_records(before: float) -> Callable[[sqlite3.Connection], int]:
+    def drop(db: sqlite3.Connection) -> int:
+        gone = db.execute(
+            """DELETE FROM record WHERE rowid IN (SELECT rowid FROM record WHERE settled < ? AND stays = 0 LIMIT ?)
+                RETURNING path, message_id, fate""",
+            (before, FORGOTTEN_AT_ONCE),
+        ).fetchall()
+        # Of other fates no journal is left.
+        purged = [(path, message_id) for path, message_id, fate in gone if fate in rules.REDRIVABLE]
+        db.executemany(f"DELETE FROM journal WHERE {MESSAGE}", purged)
+        return len(gone)
+
+    return drop
 
 
 def _dropping_sessions(idle_since: float) -> Callable[[sqlite3.Connection], int]:
@@ -347,6 +374,11 @@ _PLACE = f"""
             ORDER BY rowid LIMIT 1)
     FROM (SELECT 1) LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
 """
+_RECORD = f"""
+    SELECT fate, status, digest, {AWAITS},
+        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND message_id = :message_id AND skip = 0)
+    FROM record WHERE path = :path AND message_id = :message_id
+"""
 _RUN = """
     SELECT stream.settled, stream.gaps,
         EXISTS (SELECT 1 FROM inbox WHERE path = :path AND stream = :stream AND sequence BETWEEN :first AND :last)
@@ -356,7 +388,6 @@ _PAGE = f"""
     SELECT {SUMMARY} FROM session WHERE shard = ? AND path >= ? AND path < ? AND path <> ? ORDER BY path LIMIT ?
 """
 _OUTDATED = (
-    "DELETE FROM record WHERE rowid IN (SELECT rowid FROM record WHERE settled < ? AND stays = 0 LIMIT ?)",
     """DELETE FROM verb WHERE rowid IN (
         SELECT rowid FROM verb WHERE recorded < ? AND NOT EXISTS (
             SELECT 1 FROM inbox WHERE inbox.path = verb.path AND inbox.message_id = verb.message_id AND skip = 0)

@@ -7,7 +7,8 @@ from troupe.broker.order import Number, Position
 from troupe.dataplane.state import rules
 from troupe.dataplane.state import sqlite_tables as tables
 from troupe.dataplane.state.port import RECENT, Entry, Loaded, Outgoing, Owner, Record, Sent, TurnCommit
-from troupe.dataplane.state.sqlite_tables import BINDING, ENTRY, REDRIVABLE, REDRIVEN, STAND
+from troupe.dataplane.state.sqlite_tables import AWAITS, BINDING, ENTRY, REDRIVABLE, REDRIVEN, STAND
+from troupe.v1.turn_pb2 import Fate
 
 
 def admit(db: sqlite3.Connection, owner: Owner, turn: Entry | None = None) -> None:
@@ -150,6 +151,35 @@ def settle(db: sqlite3.Connection, key: SessionKey, message_id: str, record: Rec
         db.execute(f"DELETE FROM journal WHERE {MESSAGE}", name)
 
 
+def standing(db: sqlite3.Connection, key: SessionKey, message_id: str) -> tuple[Fate.ValueType | None, bool]:
+    """The fate in the message's record, and whether a redriven copy of it is on its way."""
+    row = db.execute(f"SELECT fate, {AWAITS} FROM record WHERE {MESSAGE}", (key.path, message_id)).fetchone()
+    return (None, False) if row is None else (row[0], bool(row[1]))
+
+
+def await_(db: sqlite3.Connection, key: SessionKey, message_id: str, number: Number) -> None:
+    """A redriven copy of the message is on its way under this number."""
+    db.execute(
+        f"UPDATE record SET awaited_stream = ?, awaited_sequence = ?, stays = 1 WHERE {MESSAGE}",
+        (number.stream, number.sequence, key.path, message_id),
+    )
+
+
+def comes_again(db: sqlite3.Connection, key: SessionKey, placed: Entry, fate: Fate.ValueType | None) -> None:
+    """What was placed may be a redriven copy that nobody was told of. `fate`: of its message's record."""
+    if rules.is_next_try(placed, fate) and not standing(db, key, placed.message_id)[1]:
+        await_(db, key, placed.message_id, placed.number)
+
+
+def came(db: sqlite3.Connection, key: SessionKey, message_id: str, settled: Number) -> None:
+    """A copy that is settled is awaited no more."""
+    db.execute(
+        f"""UPDATE record SET awaited_stream = NULL, awaited_sequence = NULL
+            WHERE {MESSAGE} AND awaited_stream = ? AND awaited_sequence = ?""",
+        (key.path, message_id, settled.stream, settled.sequence),
+    )
+
+
 def save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, version: int) -> None:
     """What a turn that ended DONE changes."""
     path = commit.key.path
@@ -204,6 +234,8 @@ _RECORD = f"""
     INSERT INTO record (path, message_id, fate, status, digest, settled, stays) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (path, message_id) DO UPDATE
     SET fate = excluded.fate, status = excluded.status, digest = excluded.digest, settled = excluded.settled,
-        stays = excluded.stays
+        stays = excluded.stays,
+        awaited_stream = CASE WHEN excluded.stays THEN awaited_stream END,
+        awaited_sequence = CASE WHEN excluded.stays THEN awaited_sequence END
     WHERE fate IN {REDRIVABLE} AND excluded.fate IN {REDRIVEN}
 """

@@ -23,7 +23,7 @@ REDRIVABLE, REDRIVEN, BINDING = in_(rules.REDRIVABLE), in_(rules.REDRIVEN), in_(
 
 SCHEMA = Schema(
     "state",
-    2,
+    3,
     (
         "CREATE TABLE fleet (fleet INTEGER PRIMARY KEY, shards INTEGER NOT NULL)",
         "CREATE TABLE fence (shard INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, instance TEXT NOT NULL)",
@@ -58,7 +58,8 @@ SCHEMA = Schema(
         "CREATE TABLE backlog (shard INTEGER PRIMARY KEY, messages INTEGER NOT NULL, bytes INTEGER NOT NULL)",
         """CREATE TABLE record (
             path TEXT NOT NULL, message_id TEXT NOT NULL, fate INTEGER NOT NULL, status BLOB NOT NULL,
-            digest BLOB NOT NULL, settled REAL NOT NULL, stays INTEGER NOT NULL, PRIMARY KEY (path, message_id)
+            digest BLOB NOT NULL, settled REAL NOT NULL, stays INTEGER NOT NULL, awaited_stream TEXT,
+            awaited_sequence INTEGER, PRIMARY KEY (path, message_id)
         )""",
         "CREATE INDEX record_by_age ON record (settled) WHERE stays = 0",
         """CREATE TABLE journal (
@@ -81,7 +82,15 @@ SCHEMA = Schema(
         )""",
         "CREATE INDEX sent_by_age ON sent (at)",
     ),
+    migrations={
+        2: (
+            "ALTER TABLE record ADD COLUMN awaited_stream TEXT",
+            "ALTER TABLE record ADD COLUMN awaited_sequence INTEGER",
+        ),
+    },
 )
+AWAITS = "awaited_stream IS NOT NULL"
+"""Of a record: a redriven copy of its message is on its way, under the number that these columns hold."""
 NAME = "stream, sequence, message_id, digest, placed, redriven"
 """The columns of an entry that stay as they are while it waits."""
 STAND = "skip, attempts, failures, starts, not_before, first_failed, mark_epoch, mark_instance"

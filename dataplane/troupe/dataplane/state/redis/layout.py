@@ -96,10 +96,10 @@ def _entry(found: _Waiting) -> Entry:
     )
 
 
-def record(kept: bytes) -> Record:
-    """From `FATE SETTLED DIGEST STATUS`."""
+def record(kept: bytes, redriven: int) -> Record:
+    """From `FATE SETTLED DIGEST STATUS`, and whether it is no end."""
     fate, _, digest, status = kept.split(b" ", 3)
-    return Record(Fate.ValueType(int(fate)), status, bytes.fromhex(digest.decode()))
+    return Record(Fate.ValueType(int(fate)), status, bytes.fromhex(digest.decode()), bool(redriven))
 
 
 def loaded(reply: Sequence[Any]) -> Loaded:

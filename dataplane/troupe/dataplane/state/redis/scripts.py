@@ -37,12 +37,13 @@ _CONSTANTS = "\n".join(f"local {name} = {value}" for name, value in [*Fate.items
 
 CLAIM, LOAD, PUT, BEGIN = _script("claim"), _script("load"), _script("put"), _script("begin")
 TAKE_OVER, JOURNAL, RETRY, COMMIT = _script("take_over"), _script("journal"), _script("retry"), _script("commit")
-PASS_OVER, STRIKE, BACKLOG, PURGE = _script("pass_over"), _script("strike"), _script("backlog"), _script("purge")
+PASS_OVER, STRIKE, BACKLOG = _script("pass_over"), _script("strike"), _script("backlog")
+REDRIVE, PURGE = _script("redrive"), _script("purge")
 RECORD, WAITING, CANCEL = _script("record_of"), _script("waiting_of"), _script("cancel")
 SUMMARIES, DELETE, FORGET, IDLE = _script("summaries"), _script("delete"), _script("forget"), _script("idle")
 DECLARE = _script("declare")
 
 SCRIPTS = (
-    CLAIM, LOAD, PUT, BEGIN, TAKE_OVER, JOURNAL, RETRY, COMMIT, PASS_OVER, STRIKE, BACKLOG, PURGE, RECORD, WAITING,
-    CANCEL, SUMMARIES, DELETE, FORGET, IDLE, DECLARE,
+    CLAIM, LOAD, PUT, BEGIN, TAKE_OVER, JOURNAL, RETRY, COMMIT, PASS_OVER, STRIKE, BACKLOG, REDRIVE, PURGE, RECORD,
+    WAITING, CANCEL, SUMMARIES, DELETE, FORGET, IDLE, DECLARE,
 )  # fmt: skip

@@ -156,12 +156,15 @@ class RedisStateStore:
     async def session_backlog(self, key: SessionKey) -> Backlog:
         return _backlog(await self._read(scripts.BACKLOG, key))
 
+    async def redrive(self, key: SessionKey, message_id: str, number: Number) -> None:
+        await self._read(scripts.REDRIVE, key, message_id, *_number(number))
+
     async def purge(self, key: SessionKey, message_id: str) -> None:
         await self._read(scripts.PURGE, key, message_id)
 
     async def record(self, key: SessionKey, message_id: str) -> Record | None:
         kept = await self._read(scripts.RECORD, key, message_id)
-        return None if kept is None else layout.record(kept)
+        return None if kept is None else layout.record(*kept)
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
         kept = await self._read(scripts.WAITING, key, message_id)

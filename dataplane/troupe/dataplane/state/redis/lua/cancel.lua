@@ -16,7 +16,7 @@ if #live > 0 then
   for _, entry in ipairs(live) do
     at_once = at_once and entry.starts == 0 and not entry.instance
   end
-elseif fate then
+elseif fate and redis.call('HEXISTS', AWAITED, id) == 0 then
   answer = VERB_ANSWER_TOO_LATE
 elseif journaled then
   answer = VERB_ANSWER_APPLIED

@@ -63,6 +63,7 @@ if new.fate ~= 0 then
   end
   settle(id, copies, fate, new, now)
 end
+came(id, ARGV[4] .. ' ' .. stream)
 if not done then
   return accept(stands)
 end

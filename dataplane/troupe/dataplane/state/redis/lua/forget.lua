@@ -1,4 +1,4 @@
--- with: inbox
+-- with: inbox record
 -- One step of `forget` on a shard: what is older than `old` goes from a few sessions. Returns how many it looked at.
 -- ARGV: old, sessions at most, records of one session at most
 local old, limit = tonumber(ARGV[2]), tonumber(ARGV[4])
@@ -10,11 +10,12 @@ local function sooner(due, time)
 end
 
 local function forget_records(due)
-  redis.call('HLEN', RECORDS)
+  look_at_records()
   local outdated = redis.call('ZRANGEBYSCORE', SETTLED, '-inf', '(' .. ARGV[2], 'LIMIT', 0, limit)
   for _, id in ipairs(outdated) do
     redis.call('HDEL', RECORDS, id)
     redis.call('ZREM', SETTLED, id)
+    drop_journal(id)
   end
   if #outdated == limit then
     return '-inf'

@@ -3,12 +3,13 @@
 local base = string.sub(KEYS[1], 1, -6)
 local BUSY, BACKLOG, SESSIONS = base .. 'busy', base .. 'backlog', base .. 'sessions'
 local IDLE, DUE = base .. 'idle', base .. 'due'
-local path, TALK, INBOX, ENVELOPES, RECORDS, SETTLED, VERBS, JOURNALED, HISTORY, OUTBOX
+local path, TALK, INBOX, ENVELOPES, RECORDS, SETTLED, AWAITED, VERBS, JOURNALED, HISTORY, OUTBOX
 
 local function open(session)
   path = session
   TALK, INBOX, ENVELOPES = base .. 'talk:' .. path, base .. 'inbox:' .. path, base .. 'envelope:' .. path
   RECORDS, SETTLED, VERBS = base .. 'record:' .. path, base .. 'settled:' .. path, base .. 'verb:' .. path
+  AWAITED = base .. 'awaited:' .. path
   JOURNALED, HISTORY, OUTBOX = base .. 'journaled:' .. path, base .. 'history:' .. path, base .. 'outbox:' .. path
 end
 

@@ -37,4 +37,5 @@ if tombstone and not runs then
   return accept('SKIPPED')
 end
 insert(entry, envelope, runs)
+comes_again(entry, fate)
 return accept('NEW')

@@ -1,5 +1,6 @@
 -- How messages ended: `FATE SETTLED DIGEST STATUS`. SETTLED orders those that go with time: DEAD and EXPIRED ones are
--- not in it before they are purged.
+-- not in it before they are purged. AWAITED holds, by message, the number `SEQUENCE STREAM` under which a redriven copy
+-- of what ended so is on its way.
 local REDRIVABLE = {[FATE_DEAD] = true, [FATE_EXPIRED] = true}
 local REDRIVEN = {[FATE_DONE] = true, [FATE_CANCELLED] = true, [FATE_DEAD] = true, [FATE_EXPIRED] = true}
 
@@ -31,6 +32,27 @@ local function look_at_records()
   redis.call('ZCARD', SETTLED)
   redis.call('ZCARD', DUE)
   redis.call('SCARD', JOURNALED)
+  redis.call('HLEN', AWAITED)
+end
+
+local function await(id, number)
+  redis.call('HSET', AWAITED, id, number)
+  redis.call('ZREM', SETTLED, id)
+end
+
+-- What was placed may be a redriven copy that nobody was told of.
+local function comes_again(entry, fate)
+  if entry.redriven and not entry.skip and REDRIVABLE[fate or 0]
+    and redis.call('HEXISTS', AWAITED, entry.message_id) == 0 then
+    await(entry.message_id, number_of(entry))
+  end
+end
+
+-- A copy that is settled is awaited no more.
+local function came(id, number)
+  if redis.call('HGET', AWAITED, id) == number then
+    redis.call('HDEL', AWAITED, id)
+  end
 end
 
 local function drop_journal(id)
@@ -54,6 +76,7 @@ local function settle(id, live, old, new, now)
     if REDRIVABLE[new.fate] then
       redis.call('ZREM', SETTLED, id)
     else
+      redis.call('HDEL', AWAITED, id)
       goes_with_time(id, now)
       drop_journal(id)
     end
