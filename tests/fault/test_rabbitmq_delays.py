@@ -15,7 +15,7 @@ from troupe.broker.retry import RetryPolicy
 
 FAILURES = 200
 WINDOW = 0.05
-TRIES = 3
+TRIES = 10
 """A machine that is busy with other things bunches what was spread: one quiet try tells. Without the spread all of
 them bunch, always."""
 
