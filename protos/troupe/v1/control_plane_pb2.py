@@ -25,42 +25,55 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from troupe.v1 import resource_pb2 as troupe_dot_v1_dot_resource__pb2
+from troupe.v1 import rollout_pb2 as troupe_dot_v1_dot_rollout__pb2
 from troupe.v1 import status_pb2 as troupe_dot_v1_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtroupe/v1/control_plane.proto\x12\ttroupe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18troupe/v1/resource.proto\x1a\x16troupe/v1/status.proto\"}\n\x0bSyncRequest\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x1a\n\x12parent_revision_id\x18\x02 \x01(\t\x12&\n\tresources\x18\x03 \x03(\x0b\x32\x13.troupe.v1.Resource\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"9\n\x0cSyncResponse\x12)\n\x08revision\x18\x01 \x01(\x0b\x32\x17.troupe.v1.RevisionInfo\"\xd0\x01\n\x0cRevisionInfo\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x1a\n\x12parent_revision_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ontent_hash\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eresource_count\x18\x07 \x01(\r\x12\x0f\n\x07\x63urrent\x18\x08 \x01(\x08\"\x14\n\x12WatchStatusRequest\"\x8a\x01\n\x13WatchStatusResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x17.troupe.v1.WorkerStatusH\x00\x12#\n\x06synced\x18\x02 \x01(\x0b\x32\x11.troupe.v1.SyncedH\x00\x12\x1b\n\x11removed_worker_id\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"2\n\x06Synced\x12(\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x17.troupe.v1.RevisionInfo\"\x8c\x01\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\'\n\x06report\x18\x03 \x01(\x0b\x32\x17.troupe.v1.StatusReport\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x0fRegisterRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12%\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x13.troupe.v1.Capacity\"z\n\x10RegisterResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0brenew_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04term\x18\x03 \x01(\x04\")\n\x12GetRevisionRequest\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\"g\n\x13GetRevisionResponse\x12)\n\x08revision\x18\x01 \x01(\x0b\x32\x17.troupe.v1.RevisionInfo\x12%\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x15.troupe.v1.ConfigSpec\"=\n\x14ListRevisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListRevisionsResponse\x12*\n\trevisions\x18\x01 \x03(\x0b\x32\x17.troupe.v1.RevisionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x85\x03\n\x13\x43ontrolPlaneService\x12\x37\n\x04Sync\x12\x16.troupe.v1.SyncRequest\x1a\x17.troupe.v1.SyncResponse\x12N\n\x0bWatchStatus\x12\x1d.troupe.v1.WatchStatusRequest\x1a\x1e.troupe.v1.WatchStatusResponse0\x01\x12\x43\n\x08Register\x12\x1a.troupe.v1.RegisterRequest\x1a\x1b.troupe.v1.RegisterResponse\x12L\n\x0bGetRevision\x12\x1d.troupe.v1.GetRevisionRequest\x1a\x1e.troupe.v1.GetRevisionResponse\x12R\n\rListRevisions\x12\x1f.troupe.v1.ListRevisionsRequest\x1a .troupe.v1.ListRevisionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtroupe/v1/control_plane.proto\x12\ttroupe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18troupe/v1/resource.proto\x1a\x17troupe/v1/rollout.proto\x1a\x16troupe/v1/status.proto\"\xa8\x01\n\x0bSyncRequest\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x1a\n\x12parent_revision_id\x18\x02 \x01(\t\x12&\n\tresources\x18\x03 \x03(\x0b\x32\x13.troupe.v1.Resource\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12)\n\x07rollout\x18\x05 \x01(\x0b\x32\x18.troupe.v1.RolloutPolicy\"9\n\x0cSyncResponse\x12)\n\x08revision\x18\x01 \x01(\x0b\x32\x17.troupe.v1.RevisionInfo\"\xf5\x01\n\x0cRevisionInfo\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x1a\n\x12parent_revision_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ontent_hash\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eresource_count\x18\x07 \x01(\r\x12\x0f\n\x07\x63urrent\x18\x08 \x01(\x08\x12#\n\x07rollout\x18\t \x01(\x0b\x32\x12.troupe.v1.Rollout\"\x14\n\x12WatchStatusRequest\"\xb7\x01\n\x13WatchStatusResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x17.troupe.v1.WorkerStatusH\x00\x12#\n\x06synced\x18\x02 \x01(\x0b\x32\x11.troupe.v1.SyncedH\x00\x12\x1b\n\x11removed_worker_id\x18\x03 \x01(\tH\x00\x12+\n\x08revision\x18\x04 \x01(\x0b\x32\x17.troupe.v1.RevisionInfoH\x00\x42\x06\n\x04kind\"2\n\x06Synced\x12(\n\x07\x63urrent\x18\x01 \x01(\x0b\x32\x17.troupe.v1.RevisionInfo\"\xb8\x01\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\'\n\x06report\x18\x03 \x01(\x0b\x32\x17.troupe.v1.StatusReport\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12wanted_revision_id\x18\x05 \x01(\t\x12\x0e\n\x06weight\x18\x06 \x01(\x01\"\xd8\x01\n\x0fRegisterRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12%\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x13.troupe.v1.Capacity\x12\x36\n\x06labels\x18\x05 \x03(\x0b\x32&.troupe.v1.RegisterRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x10RegisterResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0brenew_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04term\x18\x03 \x01(\x04\")\n\x12GetRevisionRequest\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\"g\n\x13GetRevisionResponse\x12)\n\x08revision\x18\x01 \x01(\x0b\x32\x17.troupe.v1.RevisionInfo\x12%\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x15.troupe.v1.ConfigSpec\"=\n\x14ListRevisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListRevisionsResponse\x12*\n\trevisions\x18\x01 \x03(\x0b\x32\x17.troupe.v1.RevisionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x01\n\x0fRollbackRequest\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x18\n\x10\x66rom_revision_id\x18\x02 \x01(\t\x12\x16\n\x0eto_revision_id\x18\x03 \x01(\t\x12)\n\x07rollout\x18\x04 \x01(\x0b\x32\x18.troupe.v1.RolloutPolicy\"=\n\x10RollbackResponse\x12)\n\x08revision\x18\x01 \x01(\x0b\x32\x17.troupe.v1.RevisionInfo\"!\n\x0c\x44rainRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"$\n\rDrainResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t2\x86\x04\n\x13\x43ontrolPlaneService\x12\x37\n\x04Sync\x12\x16.troupe.v1.SyncRequest\x1a\x17.troupe.v1.SyncResponse\x12N\n\x0bWatchStatus\x12\x1d.troupe.v1.WatchStatusRequest\x1a\x1e.troupe.v1.WatchStatusResponse0\x01\x12\x43\n\x08Register\x12\x1a.troupe.v1.RegisterRequest\x1a\x1b.troupe.v1.RegisterResponse\x12L\n\x0bGetRevision\x12\x1d.troupe.v1.GetRevisionRequest\x1a\x1e.troupe.v1.GetRevisionResponse\x12R\n\rListRevisions\x12\x1f.troupe.v1.ListRevisionsRequest\x1a .troupe.v1.ListRevisionsResponse\x12\x43\n\x08Rollback\x12\x1a.troupe.v1.RollbackRequest\x1a\x1b.troupe.v1.RollbackResponse\x12:\n\x05\x44rain\x12\x17.troupe.v1.DrainRequest\x1a\x18.troupe.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'troupe.v1.control_plane_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SYNCREQUEST']._serialized_start=159
-  _globals['_SYNCREQUEST']._serialized_end=284
-  _globals['_SYNCRESPONSE']._serialized_start=286
-  _globals['_SYNCRESPONSE']._serialized_end=343
-  _globals['_REVISIONINFO']._serialized_start=346
-  _globals['_REVISIONINFO']._serialized_end=554
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=556
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=576
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=579
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=717
-  _globals['_SYNCED']._serialized_start=719
-  _globals['_SYNCED']._serialized_end=769
-  _globals['_WORKERSTATUS']._serialized_start=772
-  _globals['_WORKERSTATUS']._serialized_end=912
-  _globals['_REGISTERREQUEST']._serialized_start=914
-  _globals['_REGISTERREQUEST']._serialized_end=1027
-  _globals['_REGISTERRESPONSE']._serialized_start=1029
-  _globals['_REGISTERRESPONSE']._serialized_end=1151
-  _globals['_GETREVISIONREQUEST']._serialized_start=1153
-  _globals['_GETREVISIONREQUEST']._serialized_end=1194
-  _globals['_GETREVISIONRESPONSE']._serialized_start=1196
-  _globals['_GETREVISIONRESPONSE']._serialized_end=1299
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=1301
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=1362
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1364
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1456
-  _globals['_CONTROLPLANESERVICE']._serialized_start=1459
-  _globals['_CONTROLPLANESERVICE']._serialized_end=1848
+  _globals['_REGISTERREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_REGISTERREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_SYNCREQUEST']._serialized_start=185
+  _globals['_SYNCREQUEST']._serialized_end=353
+  _globals['_SYNCRESPONSE']._serialized_start=355
+  _globals['_SYNCRESPONSE']._serialized_end=412
+  _globals['_REVISIONINFO']._serialized_start=415
+  _globals['_REVISIONINFO']._serialized_end=660
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=662
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=682
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=685
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=868
+  _globals['_SYNCED']._serialized_start=870
+  _globals['_SYNCED']._serialized_end=920
+  _globals['_WORKERSTATUS']._serialized_start=923
+  _globals['_WORKERSTATUS']._serialized_end=1107
+  _globals['_REGISTERREQUEST']._serialized_start=1110
+  _globals['_REGISTERREQUEST']._serialized_end=1326
+  _globals['_REGISTERREQUEST_LABELSENTRY']._serialized_start=1281
+  _globals['_REGISTERREQUEST_LABELSENTRY']._serialized_end=1326
+  _globals['_REGISTERRESPONSE']._serialized_start=1328
+  _globals['_REGISTERRESPONSE']._serialized_end=1450
+  _globals['_GETREVISIONREQUEST']._serialized_start=1452
+  _globals['_GETREVISIONREQUEST']._serialized_end=1493
+  _globals['_GETREVISIONRESPONSE']._serialized_start=1495
+  _globals['_GETREVISIONRESPONSE']._serialized_end=1598
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=1600
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=1661
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1663
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1755
+  _globals['_ROLLBACKREQUEST']._serialized_start=1758
+  _globals['_ROLLBACKREQUEST']._serialized_end=1889
+  _globals['_ROLLBACKRESPONSE']._serialized_start=1891
+  _globals['_ROLLBACKRESPONSE']._serialized_end=1952
+  _globals['_DRAINREQUEST']._serialized_start=1954
+  _globals['_DRAINREQUEST']._serialized_end=1987
+  _globals['_DRAINRESPONSE']._serialized_start=1989
+  _globals['_DRAINRESPONSE']._serialized_end=2025
+  _globals['_CONTROLPLANESERVICE']._serialized_start=2028
+  _globals['_CONTROLPLANESERVICE']._serialized_end=2546
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from troupe.v1 import resource_pb2 as _resource_pb2
+from troupe.v1 import rollout_pb2 as _rollout_pb2
 from troupe.v1 import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
@@ -32,6 +33,7 @@ class SyncRequest(_message.Message):
     PARENT_REVISION_ID_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
     revision_id: _builtins.str
     """UUIDv7 made by the caller: sending it again with the same content gets the stored answer. Required."""
     parent_revision_id: _builtins.str
@@ -42,6 +44,10 @@ class SyncRequest(_message.Message):
     def resources(self) -> _containers.RepeatedCompositeFieldContainer[_resource_pb2.Resource]:
         """Everything; what is not in it is removed. At most 10,000."""
 
+    @_builtins.property
+    def rollout(self) -> _rollout_pb2.RolloutPolicy:
+        """How it reaches the workers. Absent: the defaults of its fields."""
+
     def __init__(
         self,
         *,
@@ -49,10 +55,11 @@ class SyncRequest(_message.Message):
         parent_revision_id: _builtins.str = ...,
         resources: _abc.Iterable[_resource_pb2.Resource] | None = ...,
         validate_only: _builtins.bool = ...,
+        rollout: _rollout_pb2.RolloutPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent_revision_id", b"parent_revision_id", "resources", b"resources", "revision_id", b"revision_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent_revision_id", b"parent_revision_id", "resources", b"resources", "revision_id", b"revision_id", "rollout", b"rollout", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +103,7 @@ class RevisionInfo(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     RESOURCE_COUNT_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
     revision_id: _builtins.str
     """UUIDv7."""
     parent_revision_id: _builtins.str
@@ -114,6 +122,10 @@ class RevisionInfo(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""
 
+    @_builtins.property
+    def rollout(self) -> _rollout_pb2.Rollout:
+        """How it reaches the workers. Absent with `validate_only`."""
+
     def __init__(
         self,
         *,
@@ -125,10 +137,11 @@ class RevisionInfo(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         resource_count: _builtins.int = ...,
         current: _builtins.bool = ...,
+        rollout: _rollout_pb2.Rollout | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "rollout", b"rollout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "created_at", b"created_at", "current", b"current", "generation", b"generation", "parent_revision_id", b"parent_revision_id", "resource_count", b"resource_count", "revision_id", b"revision_id", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "created_at", b"created_at", "current", b"current", "generation", b"generation", "parent_revision_id", b"parent_revision_id", "resource_count", b"resource_count", "revision_id", b"revision_id", "rollout", b"rollout", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +173,7 @@ class WatchStatusResponse(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     SYNCED_FIELD_NUMBER: _builtins.int
     REMOVED_WORKER_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     removed_worker_id: _builtins.str
     """A worker is gone for good: its name."""
     @_builtins.property
@@ -170,18 +184,23 @@ class WatchStatusResponse(_message.Message):
     def synced(self) -> Global___Synced:
         """The snapshot is complete; what follows are changes."""
 
+    @_builtins.property
+    def revision(self) -> Global___RevisionInfo:
+        """The newest revision and its rollout, as they are now."""
+
     def __init__(
         self,
         *,
         worker: Global___WorkerStatus | None = ...,
         synced: Global___Synced | None = ...,
         removed_worker_id: _builtins.str = ...,
+        revision: Global___RevisionInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "removed_worker_id", b"removed_worker_id", "synced", b"synced", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "removed_worker_id", b"removed_worker_id", "revision", b"revision", "synced", b"synced", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "removed_worker_id", b"removed_worker_id", "synced", b"synced", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "removed_worker_id", b"removed_worker_id", "revision", b"revision", "synced", b"synced", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["worker", "synced", "removed_worker_id"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["worker", "synced", "removed_worker_id", "revision"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -221,10 +240,18 @@ class WorkerStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     REPORTED_AT_FIELD_NUMBER: _builtins.int
+    WANTED_REVISION_ID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Its name."""
     address: _builtins.str
     """Where it is reached."""
+    wanted_revision_id: _builtins.str
+    """The revision that this worker is to run now; another than the newest while a rollout has not reached it. Absent
+    while there is none for it.
+    """
+    weight: _builtins.float
+    """Its share of the shards is by this, 0.01 to 1000: what its label asks for, or what follows from its capacity."""
     @_builtins.property
     def report(self) -> _status_pb2.StatusReport:
         """What it last said; its health is LOST where its lease is over. `report.sequence` is 0 before it said anything."""
@@ -240,10 +267,12 @@ class WorkerStatus(_message.Message):
         address: _builtins.str = ...,
         report: _status_pb2.StatusReport | None = ...,
         reported_at: _timestamp_pb2.Timestamp | None = ...,
+        wanted_revision_id: _builtins.str = ...,
+        weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "reported_at", b"reported_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "report", b"report", "reported_at", b"reported_at", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "report", b"report", "reported_at", b"reported_at", "wanted_revision_id", b"wanted_revision_id", "weight", b"weight", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,10 +284,31 @@ class RegisterRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKER_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Its stable name, a name by the pattern of resources. Required."""
     instance_id: _builtins.str
@@ -269,6 +319,12 @@ class RegisterRequest(_message.Message):
     def capacity(self) -> _status_pb2.Capacity:
         """What it can carry."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is said of it, at most 32 pairs of names like those of resources' labels. `troupe.dev/weight`, a number from
+        0.01 to 1000, is its share of the shards in place of what follows from its capacity.
+        """
+
     def __init__(
         self,
         *,
@@ -276,10 +332,11 @@ class RegisterRequest(_message.Message):
         instance_id: _builtins.str = ...,
         address: _builtins.str = ...,
         capacity: _status_pb2.Capacity | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity", b"capacity", "instance_id", b"instance_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity", b"capacity", "instance_id", b"instance_id", "labels", b"labels", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,3 +481,107 @@ class ListRevisionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRevisionsResponse: _TypeAlias = ListRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class RollbackRequest(_message.Message):
+    """Which revision to go back to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_ID_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_ID_FIELD_NUMBER: _builtins.int
+    TO_REVISION_ID_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    revision_id: _builtins.str
+    """The new revision's id, a UUIDv7 made by the caller: sending it again gets the stored answer. Required."""
+    from_revision_id: _builtins.str
+    """The revision that the caller wants to leave: the current one. Required."""
+    to_revision_id: _builtins.str
+    """The kept revision whose content is wanted. Absent: the newest COMPLETE one before the current one."""
+    @_builtins.property
+    def rollout(self) -> _rollout_pb2.RolloutPolicy:
+        """How it reaches the workers. Absent: the defaults of its fields."""
+
+    def __init__(
+        self,
+        *,
+        revision_id: _builtins.str = ...,
+        from_revision_id: _builtins.str = ...,
+        to_revision_id: _builtins.str = ...,
+        rollout: _rollout_pb2.RolloutPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision_id", b"from_revision_id", "revision_id", b"revision_id", "rollout", b"rollout", "to_revision_id", b"to_revision_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
+
+@_typing.final
+class RollbackResponse(_message.Message):
+    """The revision that goes back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revision(self) -> Global___RevisionInfo:
+        """Its place and hash."""
+
+    def __init__(
+        self,
+        *,
+        revision: Global___RevisionInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
+
+@_typing.final
+class DrainRequest(_message.Message):
+    """Which worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """Its name. Required."""
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
+
+@_typing.final
+class DrainResponse(_message.Message):
+    """The worker has begun to drain, or will with the next placement that reaches it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """The process that drains; another one of that worker does not."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015

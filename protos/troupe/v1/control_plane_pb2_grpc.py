@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class ControlPlaneServiceStub(object):
-    """Served by the control plane.
+    """Served by the control plane. Only the leader among several takes writes (Sync, Register, Rollback, Drain). Another one
+    answers them with UNAVAILABLE and the reason NOT_LEADER; the metadata names the leader's `host:port` as
+    `leader_address`, where one is known.
     """
 
     def __init__(self, channel):
@@ -60,10 +62,22 @@ class ControlPlaneServiceStub(object):
                 request_serializer=troupe_dot_v1_dot_control__plane__pb2.ListRevisionsRequest.SerializeToString,
                 response_deserializer=troupe_dot_v1_dot_control__plane__pb2.ListRevisionsResponse.FromString,
                 _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/troupe.v1.ControlPlaneService/Rollback',
+                request_serializer=troupe_dot_v1_dot_control__plane__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=troupe_dot_v1_dot_control__plane__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/troupe.v1.ControlPlaneService/Drain',
+                request_serializer=troupe_dot_v1_dot_control__plane__pb2.DrainRequest.SerializeToString,
+                response_deserializer=troupe_dot_v1_dot_control__plane__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class ControlPlaneServiceServicer(object):
-    """Served by the control plane.
+    """Served by the control plane. Only the leader among several takes writes (Sync, Register, Rollback, Drain). Another one
+    answers them with UNAVAILABLE and the reason NOT_LEADER; the metadata names the leader's `host:port` as
+    `leader_address`, where one is known.
     """
 
     def Sync(self, request, context):
@@ -104,6 +118,21 @@ class ControlPlaneServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rollback(self, request, context):
+        """Makes a new revision with the content of an earlier one. ABORTED where the current revision is not the one that
+        the caller names. FAILED_PRECONDITION where there is none to go back to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """A worker's process hands its shards over, ends its turns and exits. NOT_FOUND where no such worker is alive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlPlaneServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -132,6 +161,16 @@ def add_ControlPlaneServiceServicer_to_server(servicer, server):
                     request_deserializer=troupe_dot_v1_dot_control__plane__pb2.ListRevisionsRequest.FromString,
                     response_serializer=troupe_dot_v1_dot_control__plane__pb2.ListRevisionsResponse.SerializeToString,
             ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=troupe_dot_v1_dot_control__plane__pb2.RollbackRequest.FromString,
+                    response_serializer=troupe_dot_v1_dot_control__plane__pb2.RollbackResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=troupe_dot_v1_dot_control__plane__pb2.DrainRequest.FromString,
+                    response_serializer=troupe_dot_v1_dot_control__plane__pb2.DrainResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'troupe.v1.ControlPlaneService', rpc_method_handlers)
@@ -141,7 +180,9 @@ def add_ControlPlaneServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControlPlaneService(object):
-    """Served by the control plane.
+    """Served by the control plane. Only the leader among several takes writes (Sync, Register, Rollback, Drain). Another one
+    answers them with UNAVAILABLE and the reason NOT_LEADER; the metadata names the leader's `host:port` as
+    `leader_address`, where one is known.
     """
 
     @staticmethod
@@ -269,6 +310,60 @@ class ControlPlaneService(object):
             '/troupe.v1.ControlPlaneService/ListRevisions',
             troupe_dot_v1_dot_control__plane__pb2.ListRevisionsRequest.SerializeToString,
             troupe_dot_v1_dot_control__plane__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.v1.ControlPlaneService/Rollback',
+            troupe_dot_v1_dot_control__plane__pb2.RollbackRequest.SerializeToString,
+            troupe_dot_v1_dot_control__plane__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troupe.v1.ControlPlaneService/Drain',
+            troupe_dot_v1_dot_control__plane__pb2.DrainRequest.SerializeToString,
+            troupe_dot_v1_dot_control__plane__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

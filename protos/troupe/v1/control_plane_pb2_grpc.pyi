@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ControlPlaneServiceStub:
-    """Served by the control plane."""
+    """Served by the control plane. Only the leader among several takes writes (Sync, Register, Rollback, Drain). Another one
+    answers them with UNAVAILABLE and the reason NOT_LEADER; the metadata names the leader's `host:port` as
+    `leader_address`, where one is known.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,10 +50,19 @@ class ControlPlaneServiceStub:
     """One revision, whole. NOT_FOUND where it is unknown or gone."""
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_control_plane_pb2.ListRevisionsRequest, _control_plane_pb2.ListRevisionsResponse]
     """The kept revisions, newest first."""
+    Rollback: _grpc.UnaryUnaryMultiCallable[_control_plane_pb2.RollbackRequest, _control_plane_pb2.RollbackResponse]
+    """Makes a new revision with the content of an earlier one. ABORTED where the current revision is not the one that
+    the caller names. FAILED_PRECONDITION where there is none to go back to.
+    """
+    Drain: _grpc.UnaryUnaryMultiCallable[_control_plane_pb2.DrainRequest, _control_plane_pb2.DrainResponse]
+    """A worker's process hands its shards over, ends its turns and exits. NOT_FOUND where no such worker is alive."""
 
 @_typing.type_check_only
 class ControlPlaneServiceAsyncStub(ControlPlaneServiceStub):
-    """Served by the control plane."""
+    """Served by the control plane. Only the leader among several takes writes (Sync, Register, Rollback, Drain). Another one
+    answers them with UNAVAILABLE and the reason NOT_LEADER; the metadata names the leader's `host:port` as
+    `leader_address`, where one is known.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Sync: _aio.UnaryUnaryMultiCallable[_control_plane_pb2.SyncRequest, _control_plane_pb2.SyncResponse]  # type: ignore[assignment]
@@ -67,9 +79,18 @@ class ControlPlaneServiceAsyncStub(ControlPlaneServiceStub):
     """One revision, whole. NOT_FOUND where it is unknown or gone."""
     ListRevisions: _aio.UnaryUnaryMultiCallable[_control_plane_pb2.ListRevisionsRequest, _control_plane_pb2.ListRevisionsResponse]  # type: ignore[assignment]
     """The kept revisions, newest first."""
+    Rollback: _aio.UnaryUnaryMultiCallable[_control_plane_pb2.RollbackRequest, _control_plane_pb2.RollbackResponse]  # type: ignore[assignment]
+    """Makes a new revision with the content of an earlier one. ABORTED where the current revision is not the one that
+    the caller names. FAILED_PRECONDITION where there is none to go back to.
+    """
+    Drain: _aio.UnaryUnaryMultiCallable[_control_plane_pb2.DrainRequest, _control_plane_pb2.DrainResponse]  # type: ignore[assignment]
+    """A worker's process hands its shards over, ends its turns and exits. NOT_FOUND where no such worker is alive."""
 
 class ControlPlaneServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Served by the control plane."""
+    """Served by the control plane. Only the leader among several takes writes (Sync, Register, Rollback, Drain). Another one
+    answers them with UNAVAILABLE and the reason NOT_LEADER; the metadata names the leader's `host:port` as
+    `leader_address`, where one is known.
+    """
 
     @_abc_1.abstractmethod
     def Sync(
@@ -114,5 +135,23 @@ class ControlPlaneServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_plane_pb2.ListRevisionsResponse, _abc.Awaitable[_control_plane_pb2.ListRevisionsResponse]]:
         """The kept revisions, newest first."""
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _control_plane_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_plane_pb2.RollbackResponse, _abc.Awaitable[_control_plane_pb2.RollbackResponse]]:
+        """Makes a new revision with the content of an earlier one. ABORTED where the current revision is not the one that
+        the caller names. FAILED_PRECONDITION where there is none to go back to.
+        """
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _control_plane_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_plane_pb2.DrainResponse, _abc.Awaitable[_control_plane_pb2.DrainResponse]]:
+        """A worker's process hands its shards over, ends its turns and exits. NOT_FOUND where no such worker is alive."""
 
 def add_ControlPlaneServiceServicer_to_server(servicer: ControlPlaneServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from troupe.v1 import resource_pb2 as troupe_dot_v1_dot_resource__pb2
 from troupe.v1 import status_pb2 as troupe_dot_v1_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atroupe/v1/data_plane.proto\x12\ttroupe.v1\x1a\x18troupe/v1/resource.proto\x1a\x16troupe/v1/status.proto\"5\n\x0c\x41pplyRequest\x12%\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.troupe.v1.ConfigSpec\"<\n\rApplyResponse\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.troupe.v1.RevisionAttempt\"\x89\x01\n\x0cPlaceRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bshard_count\x18\x03 \x01(\r\x12*\n\x06shards\x18\x04 \x03(\x0b\x32\x1a.troupe.v1.ShardAssignment\x12\x19\n\x11live_instance_ids\x18\x05 \x03(\t\"y\n\x0fShardAssignment\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\"7\n\rPlaceResponse\x12&\n\x06shards\x18\x01 \x03(\x0b\x32\x16.troupe.v1.ShardStatus\"\x0f\n\rReportRequest\"9\n\x0eReportResponse\x12\'\n\x06report\x18\x01 \x01(\x0b\x32\x17.troupe.v1.StatusReport2\xcb\x01\n\x10\x44\x61taPlaneService\x12:\n\x05\x41pply\x12\x17.troupe.v1.ApplyRequest\x1a\x18.troupe.v1.ApplyResponse\x12:\n\x05Place\x12\x17.troupe.v1.PlaceRequest\x1a\x18.troupe.v1.PlaceResponse\x12?\n\x06Report\x12\x18.troupe.v1.ReportRequest\x1a\x19.troupe.v1.ReportResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atroupe/v1/data_plane.proto\x12\ttroupe.v1\x1a\x18troupe/v1/resource.proto\x1a\x16troupe/v1/status.proto\"5\n\x0c\x41pplyRequest\x12%\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.troupe.v1.ConfigSpec\"<\n\rApplyResponse\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.troupe.v1.RevisionAttempt\"\xa8\x01\n\x0cPlaceRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bshard_count\x18\x03 \x01(\r\x12*\n\x06shards\x18\x04 \x03(\x0b\x32\x1a.troupe.v1.ShardAssignment\x12\x19\n\x11live_instance_ids\x18\x05 \x03(\t\x12\x1d\n\x15\x64raining_instance_ids\x18\x06 \x03(\t\"y\n\x0fShardAssignment\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0f\n\x07revoked\x18\x06 \x01(\x08\"7\n\rPlaceResponse\x12&\n\x06shards\x18\x01 \x03(\x0b\x32\x16.troupe.v1.ShardStatus\"\x0f\n\rReportRequest\"9\n\x0eReportResponse\x12\'\n\x06report\x18\x01 \x01(\x0b\x32\x17.troupe.v1.StatusReport2\xcb\x01\n\x10\x44\x61taPlaneService\x12:\n\x05\x41pply\x12\x17.troupe.v1.ApplyRequest\x1a\x18.troupe.v1.ApplyResponse\x12:\n\x05Place\x12\x17.troupe.v1.PlaceRequest\x1a\x18.troupe.v1.PlaceResponse\x12?\n\x06Report\x12\x18.troupe.v1.ReportRequest\x1a\x19.troupe.v1.ReportResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYRESPONSE']._serialized_start=146
   _globals['_APPLYRESPONSE']._serialized_end=206
   _globals['_PLACEREQUEST']._serialized_start=209
-  _globals['_PLACEREQUEST']._serialized_end=346
-  _globals['_SHARDASSIGNMENT']._serialized_start=348
-  _globals['_SHARDASSIGNMENT']._serialized_end=469
-  _globals['_PLACERESPONSE']._serialized_start=471
-  _globals['_PLACERESPONSE']._serialized_end=526
-  _globals['_REPORTREQUEST']._serialized_start=528
-  _globals['_REPORTREQUEST']._serialized_end=543
-  _globals['_REPORTRESPONSE']._serialized_start=545
-  _globals['_REPORTRESPONSE']._serialized_end=602
-  _globals['_DATAPLANESERVICE']._serialized_start=605
-  _globals['_DATAPLANESERVICE']._serialized_end=808
+  _globals['_PLACEREQUEST']._serialized_end=377
+  _globals['_SHARDASSIGNMENT']._serialized_start=379
+  _globals['_SHARDASSIGNMENT']._serialized_end=500
+  _globals['_PLACERESPONSE']._serialized_start=502
+  _globals['_PLACERESPONSE']._serialized_end=557
+  _globals['_REPORTREQUEST']._serialized_start=559
+  _globals['_REPORTREQUEST']._serialized_end=574
+  _globals['_REPORTRESPONSE']._serialized_start=576
+  _globals['_REPORTRESPONSE']._serialized_end=633
+  _globals['_DATAPLANESERVICE']._serialized_start=636
+  _globals['_DATAPLANESERVICE']._serialized_end=839
 # @@protoc_insertion_point(module_scope)

@@ -79,6 +79,7 @@ class PlaceRequest(_message.Message):
     SHARD_COUNT_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     LIVE_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    DRAINING_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """The control plane's term. With `version`, orders placements: lower ones are refused with FAILED_PRECONDITION."""
     version: _builtins.int
@@ -95,6 +96,10 @@ class PlaceRequest(_message.Message):
         taken over. Absent: nobody knows yet, and every mark is waited for.
         """
 
+    @_builtins.property
+    def draining_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The processes that are to hand over all they have and exit. One that finds itself here drains as at SIGTERM."""
+
     def __init__(
         self,
         *,
@@ -103,10 +108,11 @@ class PlaceRequest(_message.Message):
         shard_count: _builtins.int = ...,
         shards: _abc.Iterable[Global___ShardAssignment] | None = ...,
         live_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        draining_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_instance_ids", b"live_instance_ids", "shard_count", b"shard_count", "shards", b"shards", "term", b"term", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining_instance_ids", b"draining_instance_ids", "live_instance_ids", b"live_instance_ids", "shard_count", b"shard_count", "shards", b"shards", "term", b"term", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,31 +26,33 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from troupe.v1 import turn_pb2 as troupe_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16troupe/v1/status.proto\x12\ttroupe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14troupe/v1/turn.proto\"\xe2\x02\n\x0cStatusReport\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12+\n\x07running\x18\x04 \x01(\x0b\x32\x1a.troupe.v1.RunningRevision\x12\x30\n\x0clast_attempt\x18\x05 \x01(\x0b\x32\x1a.troupe.v1.RevisionAttempt\x12!\n\x06health\x18\x06 \x01(\x0b\x32\x11.troupe.v1.Health\x12%\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x13.troupe.v1.Capacity\x12&\n\x06shards\x18\x08 \x03(\x0b\x32\x16.troupe.v1.ShardStatus\x12\x1d\n\x04load\x18\t \x01(\x0b\x32\x0f.troupe.v1.Load\x12(\n\x04time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x0fRunningRevision\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\t\"\xab\x01\n\x0fRevisionAttempt\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\t\x12$\n\x05phase\x18\x05 \x01(\x0e\x32\x15.troupe.v1.ApplyPhase\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\">\n\x06Health\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.troupe.v1.HealthState\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"H\n\x08\x43\x61pacity\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_hot_sessions\x18\x03 \x01(\r\"\x80\x01\n\x0bShardStatus\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.troupe.v1.ShardState\x12\x18\n\x10running_sessions\x18\x04 \x01(\r\x12\x13\n\x0bstore_epoch\x18\x05 \x01(\x04\"\xa0\x01\n\x04Load\x12\x14\n\x0chot_sessions\x18\x01 \x01(\r\x12\x15\n\rrunning_turns\x18\x02 \x01(\r\x12\r\n\x05turns\x18\x03 \x01(\x04\x12\x18\n\x10turns_per_second\x18\x04 \x01(\x01\x12%\n\x18turn_latency_p99_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x1b\n\x19_turn_latency_p99_seconds*\xcb\x01\n\nApplyPhase\x12\x1b\n\x17\x41PPLY_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41PPLY_PHASE_PENDING\x10\x01\x12\x17\n\x13\x41PPLY_PHASE_APPLIED\x10\x02\x12\x1b\n\x17\x41PPLY_PHASE_ROLLED_BACK\x10\x03\x12\x1e\n\x1a\x41PPLY_PHASE_REJECTED_STALE\x10\x04\x12\x16\n\x12\x41PPLY_PHASE_FAILED\x10\x05\x12\x19\n\x15\x41PPLY_PHASE_ABANDONED\x10\x06*\x92\x01\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x02\x12\x19\n\x15HEALTH_STATE_DRAINING\x10\x03\x12\x15\n\x11HEALTH_STATE_LOST\x10\x04*\x90\x01\n\nShardState\x12\x1b\n\x17SHARD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SHARD_STATE_ACQUIRING\x10\x01\x12\x16\n\x12SHARD_STATE_ACTIVE\x10\x02\x12\x19\n\x15SHARD_STATE_RELEASING\x10\x03\x12\x17\n\x13SHARD_STATE_REFUSED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16troupe/v1/status.proto\x12\ttroupe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14troupe/v1/turn.proto\"\x93\x03\n\x0cStatusReport\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12+\n\x07running\x18\x04 \x01(\x0b\x32\x1a.troupe.v1.RunningRevision\x12\x30\n\x0clast_attempt\x18\x05 \x01(\x0b\x32\x1a.troupe.v1.RevisionAttempt\x12!\n\x06health\x18\x06 \x01(\x0b\x32\x11.troupe.v1.Health\x12%\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x13.troupe.v1.Capacity\x12&\n\x06shards\x18\x08 \x03(\x0b\x32\x16.troupe.v1.ShardStatus\x12\x1d\n\x04load\x18\t \x01(\x0b\x32\x0f.troupe.v1.Load\x12(\n\x04time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\tplacement\x18\x0b \x01(\x0b\x32\x1c.troupe.v1.PlacementPosition\"2\n\x11PlacementPosition\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\"^\n\x0fRunningRevision\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\t\"\xab\x01\n\x0fRevisionAttempt\x12\x13\n\x0brevision_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\t\x12$\n\x05phase\x18\x05 \x01(\x0e\x32\x15.troupe.v1.ApplyPhase\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\">\n\x06Health\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.troupe.v1.HealthState\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"H\n\x08\x43\x61pacity\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_hot_sessions\x18\x03 \x01(\r\"\x80\x01\n\x0bShardStatus\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.troupe.v1.ShardState\x12\x18\n\x10running_sessions\x18\x04 \x01(\r\x12\x13\n\x0bstore_epoch\x18\x05 \x01(\x04\"\xa0\x01\n\x04Load\x12\x14\n\x0chot_sessions\x18\x01 \x01(\r\x12\x15\n\rrunning_turns\x18\x02 \x01(\r\x12\r\n\x05turns\x18\x03 \x01(\x04\x12\x18\n\x10turns_per_second\x18\x04 \x01(\x01\x12%\n\x18turn_latency_p99_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x1b\n\x19_turn_latency_p99_seconds*\xcb\x01\n\nApplyPhase\x12\x1b\n\x17\x41PPLY_PHASE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41PPLY_PHASE_PENDING\x10\x01\x12\x17\n\x13\x41PPLY_PHASE_APPLIED\x10\x02\x12\x1b\n\x17\x41PPLY_PHASE_ROLLED_BACK\x10\x03\x12\x1e\n\x1a\x41PPLY_PHASE_REJECTED_STALE\x10\x04\x12\x16\n\x12\x41PPLY_PHASE_FAILED\x10\x05\x12\x19\n\x15\x41PPLY_PHASE_ABANDONED\x10\x06*\x92\x01\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x02\x12\x19\n\x15HEALTH_STATE_DRAINING\x10\x03\x12\x15\n\x11HEALTH_STATE_LOST\x10\x04*\x90\x01\n\nShardState\x12\x1b\n\x17SHARD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SHARD_STATE_ACQUIRING\x10\x01\x12\x16\n\x12SHARD_STATE_ACTIVE\x10\x02\x12\x19\n\x15SHARD_STATE_RELEASING\x10\x03\x12\x17\n\x13SHARD_STATE_REFUSED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'troupe.v1.status_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APPLYPHASE']._serialized_start=1152
-  _globals['_APPLYPHASE']._serialized_end=1355
-  _globals['_HEALTHSTATE']._serialized_start=1358
-  _globals['_HEALTHSTATE']._serialized_end=1504
-  _globals['_SHARDSTATE']._serialized_start=1507
-  _globals['_SHARDSTATE']._serialized_end=1651
+  _globals['_APPLYPHASE']._serialized_start=1253
+  _globals['_APPLYPHASE']._serialized_end=1456
+  _globals['_HEALTHSTATE']._serialized_start=1459
+  _globals['_HEALTHSTATE']._serialized_end=1605
+  _globals['_SHARDSTATE']._serialized_start=1608
+  _globals['_SHARDSTATE']._serialized_end=1752
   _globals['_STATUSREPORT']._serialized_start=93
-  _globals['_STATUSREPORT']._serialized_end=447
-  _globals['_RUNNINGREVISION']._serialized_start=449
-  _globals['_RUNNINGREVISION']._serialized_end=543
-  _globals['_REVISIONATTEMPT']._serialized_start=546
-  _globals['_REVISIONATTEMPT']._serialized_end=717
-  _globals['_HEALTH']._serialized_start=719
-  _globals['_HEALTH']._serialized_end=781
-  _globals['_CAPACITY']._serialized_start=783
-  _globals['_CAPACITY']._serialized_end=855
-  _globals['_SHARDSTATUS']._serialized_start=858
-  _globals['_SHARDSTATUS']._serialized_end=986
-  _globals['_LOAD']._serialized_start=989
-  _globals['_LOAD']._serialized_end=1149
+  _globals['_STATUSREPORT']._serialized_end=496
+  _globals['_PLACEMENTPOSITION']._serialized_start=498
+  _globals['_PLACEMENTPOSITION']._serialized_end=548
+  _globals['_RUNNINGREVISION']._serialized_start=550
+  _globals['_RUNNINGREVISION']._serialized_end=644
+  _globals['_REVISIONATTEMPT']._serialized_start=647
+  _globals['_REVISIONATTEMPT']._serialized_end=818
+  _globals['_HEALTH']._serialized_start=820
+  _globals['_HEALTH']._serialized_end=882
+  _globals['_CAPACITY']._serialized_start=884
+  _globals['_CAPACITY']._serialized_end=956
+  _globals['_SHARDSTATUS']._serialized_start=959
+  _globals['_SHARDSTATUS']._serialized_end=1087
+  _globals['_LOAD']._serialized_start=1090
+  _globals['_LOAD']._serialized_end=1250
 # @@protoc_insertion_point(module_scope)

@@ -141,6 +141,7 @@ class StatusReport(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker's stable name."""
     instance_id: _builtins.str
@@ -175,6 +176,12 @@ class StatusReport(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was sampled, on the worker's clock."""
 
+    @_builtins.property
+    def placement(self) -> Global___PlacementPosition:
+        """The placement that `shards` follow from: a shard that is not in it and was revoked there is released. Absent before
+        the first.
+        """
+
     def __init__(
         self,
         *,
@@ -188,14 +195,41 @@ class StatusReport(_message.Message):
         shards: _abc.Iterable[Global___ShardStatus] | None = ...,
         load: Global___Load | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        placement: Global___PlacementPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "health", b"health", "last_attempt", b"last_attempt", "load", b"load", "running", b"running", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "health", b"health", "last_attempt", b"last_attempt", "load", b"load", "placement", b"placement", "running", b"running", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "health", b"health", "instance_id", b"instance_id", "last_attempt", b"last_attempt", "load", b"load", "running", b"running", "sequence", b"sequence", "shards", b"shards", "time", b"time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "health", b"health", "instance_id", b"instance_id", "last_attempt", b"last_attempt", "load", b"load", "placement", b"placement", "running", b"running", "sequence", b"sequence", "shards", b"shards", "time", b"time", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReport: _TypeAlias = StatusReport  # noqa: Y015
+
+@_typing.final
+class PlacementPosition(_message.Message):
+    """Orders placements, first by term."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """The term of the control plane that brought it."""
+    version: _builtins.int
+    """Its version."""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementPosition: _TypeAlias = PlacementPosition  # noqa: Y015
 
 @_typing.final
 class RunningRevision(_message.Message):
