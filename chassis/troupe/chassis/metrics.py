@@ -26,6 +26,12 @@ RPC_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )
 
+RPC_DENIED = Counter(
+    "troupe_rpc_server_denied",
+    "gRPC calls that were denied for their caller, by the role missing (empty: another reason) and why",
+    ["method", "role", "reason"],
+)
+
 
 @contextlib.contextmanager
 def exposing(settings: ServiceSettings) -> Iterator[str]:

@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from troupe.chassis import address, logs, rpc_options, rpc_tls, tls
+from troupe.chassis.access.guard import Guard
 from troupe.chassis.address import Address
 from troupe.chassis.rpc_interceptors import Calls
 from troupe.chassis.rpc_running import RunningCalls
@@ -43,16 +44,17 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: ServiceSettings, register: Register) -> AsyncIterator[Serving]:
+async def serving(settings: ServiceSettings, register: Register, guard: Guard | None = None) -> AsyncIterator[Serving]:
     """Serve what `register` adds, with health, reflection and channelz, at `settings.listen`.
 
-    Entering returns when calls are answered. Leaving turns health off, refuses new calls, ends streams, lets unary
-    calls finish for `stop_grace` seconds and then ends them too; all of these answer UNAVAILABLE, reason STOPPING.
+    `guard` is asked about every call; without one everybody may do everything. Entering returns when
+    calls are answered. Leaving turns health off, refuses new calls, ends streams, lets unary calls finish for
+    `stop_grace` seconds and then ends them too; all of these answer UNAVAILABLE, reason STOPPING.
     Raises InvalidArgument (TLS_REQUIRED, BAD_TLS) and FailedPrecondition (PORT_IN_USE, CANNOT_LISTEN).
     """
     certificates = tls.guarding(settings, settings.listen)
     running = RunningCalls()
-    server = grpc.aio.server(interceptors=[Calls(running)], options=rpc_options.SERVER)
+    server = grpc.aio.server(interceptors=[Calls(running, guard)], options=rpc_options.SERVER)
     services = [*register(server), health.SERVICE_NAME]
     checks = await _added(server, services)
     bound = _listening(server, settings, certificates)

@@ -9,48 +9,68 @@ from typing import Any, Self
 import grpc
 
 from troupe.chassis import rpc_options, rpc_tls, tracing
+from troupe.chassis.credentials import BearerToken, Credentials
 from troupe.chassis.rpc_errors import error_from, translated
 from troupe.chassis.tls import Certificates, ClientTls
 
-__all__ = ["CALL_TIMEOUT", "ClientTls", "channel", "error_from", "translated"]
+__all__ = ["CALL_TIMEOUT", "ClientTls", "Credentials", "channel", "error_from", "translated"]
 
 CALL_TIMEOUT = 10.0
 """Seconds that a unary call gets when its caller names no timeout. Streams get none: keepalive watches them."""
 
 _LOOK_AGAIN = 1.0
-"""Seconds between two looks at the certificate files of a channel that is in use."""
+"""Seconds between two looks at the files of certificates and token of a channel that is in use."""
 
 
-def channel(address: str, tls: ClientTls | None = None) -> grpc.aio.Channel:
+def channel(address: str, tls: ClientTls | None = None, token: str = "") -> grpc.aio.Channel:
     """A channel to `address` (`host:port`, or a gRPC target), in the clear without `tls`. It connects when first used
     and again after a loss, 0.1 s to 3 s later.
 
-    Its calls carry the current trace context. Changed certificate files are used for new calls, on a connection of
-    their own, while calls in flight stay on theirs. Raises InvalidArgument BAD_TLS. Close it, or use `async with`.
+    Its calls carry the current trace context and `token`, which is a bearer token or `@FILE` that holds one. A changed
+    file of a token is read again. Changed certificate files are used for new calls, on a connection of their own, while
+    calls in flight stay on theirs. Raises InvalidArgument (BAD_TLS, BAD_TOKEN, TOKEN_IN_THE_CLEAR). Close it, or use
+    `async with`.
     """
-    return _Channel(address, Certificates(tls) if tls is not None else None)
+    Credentials(tls, token).check(address)
+    return _Channel(address, Certificates(tls) if tls is not None else None, BearerToken(token) if token else None)
 
 
 class _Channel(grpc.aio.Channel):
     """Wraps gRPC's channel rather than adding client interceptors to it, which cost a task for every call and cannot
     give a default timeout to calls of one kind only."""
 
-    def __init__(self, address: str, certificates: Certificates | None) -> None:
+    def __init__(self, address: str, certificates: Certificates | None, token: BearerToken | None) -> None:
         self._address = address
-        self._certificates = certificates
+        self._certificates, self._token = certificates, token
         self._looked = monotonic()
         self._connection = self._opened()
         self._retired: weakref.WeakSet[grpc.aio.Channel] = weakref.WeakSet()
 
     def connection(self) -> grpc.aio.Channel:
         """gRPC's own channel, for new calls."""
-        if self._certificates is not None and monotonic() - self._looked >= _LOOK_AGAIN:
+        if (self._certificates or self._token) and monotonic() - self._looked >= _LOOK_AGAIN:
             self._looked = monotonic()
-            if self._certificates.refresh():
+            if self._token is not None:
+                self._token.refresh()
+            if self._certificates is not None and self._certificates.refresh():
                 # The old one goes when nothing refers to it any more; calls on it then still run to their end.
                 self._retired.add(self._connection)
                 self._connection = self._opened()
         return self._connection
+
+    def metadata(self, given: Any) -> Any:
+        """What a call carries: what its caller gave, the trace context and the token."""
+        sender = tracing.carrier()
+        if not sender.traceparent and self._token is None:
+            return given
+        extended = grpc.aio.Metadata(*(given or ()))
+        if sender.traceparent:
+            extended.add("traceparent", sender.traceparent)
+        if sender.tracestate:
+            extended.add("tracestate", sender.tracestate)
+        if self._token is not None:
+            extended.add(*self._token.header())
+        return extended
 
     def _opened(self) -> grpc.aio.Channel:
         if self._certificates is None:
@@ -108,17 +128,9 @@ class _Calls:
         connection = self._channel.connection()
         if connection is not self._connection:
             self._connection, self._make_call = connection, self._make(connection)
-        sender = tracing.carrier()
-        if sender.traceparent:
-            metadata = _extended(metadata, sender)
         return self._make_call(
-            request, timeout=self._timeout if timeout is None else timeout, metadata=metadata, **more
+            request,
+            timeout=self._timeout if timeout is None else timeout,
+            metadata=self._channel.metadata(metadata),
+            **more,
         )
-
-
-def _extended(metadata: Any, sender: tracing.Carrier) -> grpc.aio.Metadata:
-    extended = grpc.aio.Metadata(*(metadata or ()))
-    extended.add("traceparent", sender.traceparent)
-    if sender.tracestate:
-        extended.add("tracestate", sender.tracestate)
-    return extended

@@ -1,4 +1,4 @@
-"""What holds around every call that a server answers: errors, trace context, metrics."""
+"""What holds around every call that a server answers: errors, access, trace context, metrics."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from opentelemetry.trace import Span, StatusCode
 
 from troupe.chassis import metrics, rpc_errors, tracing
-from troupe.chassis.errors import DataLoss, Internal, TroupeError
+from troupe.chassis.access.guard import Guard
+from troupe.chassis.access.roles import ANYBODY, acting
+from troupe.chassis.errors import DataLoss, Internal, InvalidArgument, TroupeError
 from troupe.chassis.rpc_running import Behaviour, Context, RunningCalls
 
 log = structlog.get_logger()
@@ -34,8 +37,8 @@ class Calls(grpc.aio.ServerInterceptor):
     has the traceback; cancellation (the client left, its deadline passed) goes through to the handler.
     """
 
-    def __init__(self, running: RunningCalls) -> None:
-        self._running = running
+    def __init__(self, running: RunningCalls, guard: Guard | None = None) -> None:
+        self._running, self._guard = running, guard
         self._methods: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -50,17 +53,26 @@ class Calls(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            known = self._methods[path] = _wrapped(handler, path.removeprefix("/"), self._running)
+            known = self._methods[path] = _wrapped(handler, path.removeprefix("/"), self._running, self._guard)
         return known
 
 
 class _Method:
     """One method and what is counted of it."""
 
-    def __init__(self, name: str, behaviour: Behaviour, running: RunningCalls, *, streams: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        behaviour: Behaviour,
+        decode: Callable[[bytes], Any] | None,
+        running: RunningCalls,
+        guard: Guard | None,
+        *,
+        streams: bool,
+    ) -> None:
         self._name = name
-        self._behaviour = behaviour
-        self._running = running
+        self._behaviour, self._decode = behaviour, decode
+        self._running, self._guard = running, guard
         self._streams = streams
         self._traced = not name.startswith("grpc.")
         self._active = metrics.RPC_RUNNING.labels(name)
@@ -80,7 +92,7 @@ class _Method:
         code = "UNKNOWN"
         self._active.inc()
         try:
-            answer = await self._running.run(self._behaviour, request, context, streams=self._streams)
+            answer = await self._running.run(self._admitted, request, context, streams=self._streams)
             code = _NAMES.get(context.code(), "UNKNOWN")
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
@@ -103,6 +115,21 @@ class _Method:
         finally:
             self._active.dec()
             self._ended(code, perf_counter() - begun, span)
+
+    async def _admitted(self, request: Any, context: Context) -> Any:
+        caller = ANYBODY if self._guard is None else await self._guard.admit(self._name, context)
+        with acting(caller):
+            return await self._behaviour(self._decoded(request), context)
+
+    def _decoded(self, request: Any) -> Any:
+        if self._decode is None:
+            return request
+        try:
+            return self._decode(request)
+        except DecodeError as error:
+            raise InvalidArgument(
+                "BAD_MESSAGE", f"what came is no request of {self._name}; use the contract of this server's version"
+            ) from error
 
     def _ended(self, code: str, seconds: float, span: Span | None) -> None:
         if not self._streams:
@@ -128,7 +155,7 @@ async def _abort(context: Context, error: TroupeError) -> None:
     await context.abort(rpc_errors.status_code(error), status.message, details)
 
 
-def _wrapped(handler: Handler, name: str, running: RunningCalls) -> Handler:
+def _wrapped(handler: Handler, name: str, running: RunningCalls, guard: Guard | None) -> Handler:
     make: Any
     behaviour: Any
     match handler.request_streaming, handler.response_streaming:
@@ -140,8 +167,12 @@ def _wrapped(handler: Handler, name: str, running: RunningCalls) -> Handler:
             make, behaviour = grpc.unary_stream_rpc_method_handler, _writing(handler.unary_stream)
         case _:
             make, behaviour = grpc.stream_stream_rpc_method_handler, _writing(handler.stream_stream)
-    method = _Method(name, behaviour, running, streams=handler.response_streaming)
-    wrapped: Handler = make(method.answer, handler.request_deserializer, handler.response_serializer)
+    # gRPC would decode the request of a call before anybody asked whose it is.
+    decode = None if handler.request_streaming else handler.request_deserializer
+    method = _Method(name, behaviour, decode, running, guard, streams=handler.response_streaming)
+    wrapped: Handler = make(
+        method.answer, handler.request_deserializer if decode is None else None, handler.response_serializer
+    )
     return wrapped
 
 

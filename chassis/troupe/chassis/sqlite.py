@@ -30,12 +30,14 @@ T = TypeVar("T")
 
 GROUP = 256
 """Jobs in one transaction at most: past that a commit's latency grows more than its cost per job falls."""
+SHARING, LOOK = 5.0, 0.02
+"""Seconds that opening a shared file waits while another process has it alone, and between two looks."""
 
 log = structlog.get_logger()
 
 
 class Database:
-    """One SQLite file, owned by this process alone."""
+    """One SQLite file, which belongs to this process, alone or together with others of this host."""
 
     def __init__(self, path: Path, schema: Schema, lock: int) -> None:
         self.path, self._lock = path, lock
@@ -47,8 +49,9 @@ class Database:
     @staticmethod
     @contextlib.asynccontextmanager
     async def opened(path: Path, schema: Schema) -> AsyncIterator["Database"]:
-        """Open or create the file. Raises FailedPrecondition when another process has it (naming its pid), when it
-        is of another schema version or cannot be written, DataLoss when it is no database of this kind.
+        """Open or create the file, for this process alone. Raises FailedPrecondition when another process has it
+        (naming its pid), when it is of another schema version or cannot be written, DataLoss when it is no database
+        of this kind.
 
         On exit every job that was handed over is finished. Should the exit be cancelled, they are finished all the
         same, and the file stays locked until then."""
@@ -59,13 +62,28 @@ class Database:
         except BaseException:
             os.close(lock)
             raise
-        try:
+        async with database._open():
             yield database
-        finally:
-            database._reader.refuse()
-            database._writer.refuse()
-            # Shielded: whoever is cancelled here stops waiting, and the file is closed all the same.
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, database._close))
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def shared(
+        path: Path, schema: Schema, alone: Callable[[sqlite3.Connection], object]
+    ) -> AsyncIterator["Database"]:
+        """Open or create the file, together with other processes of this host that open it in this way. Where none
+        has it, `alone` is done first, before any other gets it. A writer that finds another process writing waits for
+        it, 5 seconds at most; then its jobs are Unavailable. Raises and exits as `opened`; FailedPrecondition also
+        where processes that have it know an older schema only."""
+        lock = sqlite_file.lockable(path)
+        try:
+            await _share(path, lock, lambda: sqlite_file.prepare(path, schema, alone))
+            await asyncio.to_thread(sqlite_file.check, path, schema)
+            database = Database(path, schema, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        async with database._open():
+            yield database
 
     def write(
         self, job: Callable[[sqlite3.Connection], T], then: Callable[[T], None] | None = None
@@ -81,6 +99,16 @@ class Database:
     def read(self, job: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         """Run `job` on what is committed; its result. It must not write. What it raises is raised here."""
         return self._reader.run(job, None)
+
+    @contextlib.asynccontextmanager
+    async def _open(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            self._reader.refuse()
+            self._writer.refuse()
+            # Shielded: whoever is cancelled here stops waiting, and the file is closed all the same.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._close))
 
     def _close(self) -> None:
         self._reader.close()
@@ -118,6 +146,17 @@ class Database:
                 if not told:
                     log.error("store failed", path=str(self.path), error=str(cause))
                     told = True
+
+
+async def _share(path: Path, lock: int, alone: Callable[[], None]) -> None:
+    for _ in range(round(SHARING / LOOK)):
+        # Each time: who had it alone may have died before it was done.
+        if sqlite_file.held(path, lock, alone=True):
+            await asyncio.to_thread(alone)
+        if sqlite_file.held(path, lock, alone=False):
+            return
+        await asyncio.sleep(LOOK)
+    raise sqlite_file.in_use(path, lock)
 
 
 @dataclass(slots=True)

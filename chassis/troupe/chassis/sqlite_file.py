@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,26 +31,49 @@ class Schema:
 def lock(path: Path) -> int:
     """A descriptor that holds the file for this process until it is closed; its directory is made where missing.
     Raises FailedPrecondition when another process holds it, naming its pid, or the directory cannot be written."""
+    descriptor = lockable(path)
+    try:
+        owned = held(path, descriptor, alone=True)
+        refusal = None if owned else in_use(path, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if refusal is not None:
+        os.close(descriptor)
+        raise refusal
+    return descriptor
+
+
+def lockable(path: Path) -> int:
+    """A descriptor with which the file can be held, and which lets go of it when it is closed; the file's directory
+    is made where missing. Raises FailedPrecondition where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise _unwritable(path, error.strerror) from error
+
+
+def held(path: Path, descriptor: int, *, alone: bool) -> bool:
+    """Whether this process now holds the file, alone or together with others that do not hold it alone. Where it is
+    not, a hold that the descriptor had is lost. Raises FailedPrecondition where the directory cannot be written."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
-        os.close(descriptor)
-        raise FailedPrecondition(
-            "DATA_IN_USE",
-            f"{path.parent} is in use by process {holder}; stop it, or name another directory with --data",
-        ) from error
+    except BlockingIOError:
+        return False
     except OSError as error:
-        os.close(descriptor)
         raise _unwritable(path, error.strerror) from error
-    return descriptor
+    return True
+
+
+def in_use(path: Path, descriptor: int) -> FailedPrecondition:
+    """What is raised where another process holds the file."""
+    holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+    return FailedPrecondition(
+        "DATA_IN_USE", f"{path.parent} is in use by process {holder}; stop it, or name another directory with --data"
+    )
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -63,14 +86,42 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def prepare(path: Path, schema: Schema) -> None:
-    """Make the file hold `schema`, in one transaction, or find that it does. Raises FailedPrecondition when it holds
-    a version of it that cannot become this one or cannot be written, DataLoss when it is no database, or one of
-    another kind."""
+def prepare(path: Path, schema: Schema, then: Callable[[sqlite3.Connection], object] | None = None) -> None:
+    """Make the file hold `schema`, or find that it does, then do `then`, in one transaction. Raises
+    FailedPrecondition when it holds a version of it that cannot become this one or cannot be written, DataLoss when
+    it is no database, or one of another kind."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        _ensure(connection, path, schema)
+        if then is not None:
+            then(connection)
+
+    _do(path, "BEGIN IMMEDIATE", work)
+
+
+def check(path: Path, schema: Schema) -> None:
+    """Find that the file, which other processes use, holds `schema`. Raises what `prepare` does, and
+    FailedPrecondition where it holds an older version: others work with that one."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (mark,) = connection.execute("PRAGMA application_id").fetchone()
+        if mark == schema.mark and version < schema.version:
+            raise FailedPrecondition(
+                "DATA_IN_USE",
+                f"{path} has schema {version} and is in use by an older troupe; stop that one first, so that this one "
+                f"can bring the file to schema {schema.version}",
+            )
+        _ensure(connection, path, schema)
+
+    _do(path, "BEGIN", work)
+
+
+def _do(path: Path, begin: str, work: Callable[[sqlite3.Connection], object]) -> None:
     try:
         with contextlib.closing(connect(path)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            _ensure(connection, path, schema)
+            connection.execute(begin)
+            work(connection)
             connection.execute("COMMIT")
     except sqlite3.DatabaseError as error:
         raise (_broken(path, error) if _code(error) in _BROKEN else _unwritable(path, error)) from error
@@ -82,6 +133,11 @@ def failure(path: Path, error: sqlite3.Error) -> TroupeError | None:
     code = _code(error)
     if code in _BROKEN:
         return _broken(path, error)
+    if code == sqlite3.SQLITE_BUSY:
+        return Unavailable(
+            "STORE_BUSY",
+            f"another process has been writing to {path.name} for too long ({error}); is one of them stopped?",
+        )
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return Unavailable(
             "STORE_UNAVAILABLE", f"{path.name} cannot be used ({error}); check the disk of {path.parent}"

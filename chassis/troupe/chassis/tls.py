@@ -12,6 +12,7 @@ import structlog
 
 from troupe.chassis.address import Address
 from troupe.chassis.errors import InvalidArgument
+from troupe.chassis.files import Stamp, stamp
 from troupe.chassis.service import ServiceSettings
 
 log = structlog.get_logger()
@@ -24,14 +25,6 @@ class ClientTls:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
-
-    @staticmethod
-    def among_peers(settings: ServiceSettings) -> "ClientTls | None":
-        """How a service calls the others of its fleet, which is of one kind: with a certificate of its own it speaks
-        TLS to them too, trusts their authority and shows what it has. None in the clear."""
-        if settings.tls_cert is None:
-            return None
-        return ClientTls(settings.tls_ca, settings.tls_cert, settings.tls_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +93,8 @@ class Certificates:
                 "BAD_TLS", f"TLS files {named}: {why}; each must be PEM, and the key unencrypted and the certificate's"
             ) from error
 
-    def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp(path) for path in self._paths())
+    def _signature(self) -> tuple[Stamp, ...]:
+        return tuple(stamp(path) for path in self._paths())
 
     def _paths(self) -> tuple[Path | None, Path | None, Path | None]:
         return self._files.ca, self._files.cert, self._files.key
@@ -120,11 +113,3 @@ def guarding(settings: ServiceSettings, listen: str) -> Certificates | None:
             )
         log.warning("serving without TLS, as --insecure says", listen=listen)
     return None
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat is not None else None
