@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -22,8 +22,11 @@ from troupe.v1.status_pb2 import (
     ApplyPhase,
     Health,
     HealthState,
+    PlacementPosition,
     RevisionAttempt,
     RunningRevision,
+    ShardState,
+    ShardStatus,
     StatusReport,
 )
 from troupe.v1.turn_pb2 import ErrorDetail
@@ -63,10 +66,13 @@ async def hang(config: ConfigSpec) -> RevisionAttempt:
 
 
 class FakeWorker(served.DataPlaneServiceServicer):
-    """Remembers what it was brought. Reports in full at first, then with each change."""
+    """Remembers what it was brought. Reports in full at first, then with each change and at least every second. It
+    holds the shards that the placement gives to it, and releases those that are revoked at once while it `releases`."""
 
-    def __init__(self, worker_id: str = "worker-0", instance_id: str = "first", take: Take = apply) -> None:
-        self.worker_id, self.instance_id, self.take = worker_id, instance_id, take
+    def __init__(self, worker_id: str = "worker-0", instance_id: str = "", take: Take = apply) -> None:
+        self.worker_id, self.instance_id, self.take = worker_id, instance_id or f"{worker_id}-first", take
+        self.releases = True
+        self.health = HealthState.HEALTH_STATE_HEALTHY
         self.asked: list[ConfigSpec] = []
         self.placements: list[PlaceRequest] = []
         self.address = ""
@@ -99,11 +105,24 @@ class FakeWorker(served.DataPlaneServiceServicer):
         """Whether it runs that revision."""
         return self._running is not None and self._running.revision_id == revision_id
 
-    async def report(self, attempt: RevisionAttempt) -> None:
-        """Say that the last attempt came to this."""
+    async def report(self, attempt: RevisionAttempt | None = None) -> None:
+        """Say that the last attempt came to this; or just what has changed."""
         async with self._changed:
-            self._attempt = attempt
+            self._attempt = attempt or self._attempt
             self._changed.notify_all()
+
+    def shards(self) -> list[ShardStatus]:
+        """What it holds, by the newest placement that it was brought."""
+        newest = self.placements[-1] if self.placements else PlaceRequest()
+        return [
+            ShardStatus(
+                shard=shard.shard,
+                epoch=shard.epoch,
+                state=ShardState.SHARD_STATE_RELEASING if shard.revoked else ShardState.SHARD_STATE_ACTIVE,
+            )
+            for shard in newest.shards
+            if shard.instance_id == self.instance_id and not (shard.revoked and self.releases)
+        ]
 
     async def Apply(self, request: ApplyRequest, context: Any) -> ApplyResponse:  # noqa: N802
         config = request.config
@@ -127,23 +146,31 @@ class FakeWorker(served.DataPlaneServiceServicer):
         async with self._changed:
             self.placements.append(request)
             self._changed.notify_all()
-        return PlaceResponse()
+        return PlaceResponse(shards=self.shards())
 
     async def Report(self, request: ReportRequest, context: Any) -> AsyncIterator[ReportResponse]:  # noqa: N802
         sequence = 0
         while True:
             sequence += 1
-            said = (self._running, self._attempt)
-            yield ReportResponse(
-                report=StatusReport(
-                    worker_id=self.worker_id,
-                    instance_id=self.instance_id,
-                    sequence=sequence,
-                    running=self._running,
-                    last_attempt=self._attempt,
-                    health=Health(state=HealthState.HEALTH_STATE_HEALTHY),
-                )
-            )
-            async with self._changed:
-                while (self._running, self._attempt) == said:
-                    await self._changed.wait()
+            report = self._report()
+            said = report.SerializeToString(deterministic=True)
+            report.sequence = sequence
+            yield ReportResponse(report=report)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0), self._changed:
+                    while self._report().SerializeToString(deterministic=True) == said:
+                        await self._changed.wait()
+
+    def _report(self) -> StatusReport:
+        report = StatusReport(
+            worker_id=self.worker_id,
+            instance_id=self.instance_id,
+            running=self._running,
+            last_attempt=self._attempt,
+            health=Health(state=self.health),
+            shards=self.shards(),
+        )
+        if self.placements:
+            newest = self.placements[-1]
+            report.placement.CopyFrom(PlacementPosition(term=newest.term, version=newest.version))
+        return report

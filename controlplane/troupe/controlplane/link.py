@@ -5,31 +5,51 @@ reports, placements and revisions do not wait for each other.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
-from typing import Never
+from typing import Any, Final, Never, Protocol
 
 import structlog
 
+from troupe.chassis.background import background
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.controlplane import metrics
-from troupe.controlplane.background import notice_cancellation
-from troupe.controlplane.clients import WorkerClient
+from troupe.controlplane.clients import Refused, WorkerClient
 from troupe.controlplane.delays import backoff
+from troupe.controlplane.packed import Packed
 from troupe.controlplane.placement import Member
 from troupe.controlplane.pushes import Pushes, RetryTimes
-from troupe.v1.data_plane_pb2 import PlaceRequest
-from troupe.v1.resource_pb2 import ConfigSpec
-from troupe.v1.status_pb2 import ApplyPhase, StatusReport
+from troupe.controlplane.sending import LONGEST, Sending
+from troupe.v1.status_pb2 import ApplyPhase, RevisionAttempt, StatusReport
 
 log = structlog.get_logger()
 
 Dial = Callable[[str], AbstractAsyncContextManager[WorkerClient]]
 """Opens a client of the worker at an address."""
-Hear = Callable[[Member, StatusReport], Awaitable[None]]
-"""Takes a worker's report."""
+
+REFUSALS: Final = 3
+"""So many refused dials,"""
+REFUSALS_WITHIN: Final = 1.0
+"""within so many seconds, and the worker's process counts as gone."""
+
+
+class Heard(Protocol):
+    """Who takes what a link learns of its worker's process. Calls return at once, and raise nothing."""
+
+    def report(self, member: Member, report: StatusReport) -> None:
+        """It reported."""
+        ...
+
+    def answer(self, member: Member, attempt: RevisionAttempt) -> None:
+        """It answered an Apply; where the call failed, this says so in its place."""
+        ...
+
+    def refused(self, member: Member) -> None:
+        """Nobody listens at its address any more, as a few dials in a row have found."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +72,35 @@ class Link:
     """Brings one process of one worker what is newest, for as long as `run` runs."""
 
     def __init__(
-        self, member: Member, dial: Dial, hear: Hear, clock: Clock, random: Callable[[], float], times: LinkTimes
+        self,
+        member: Member,
+        dial: Dial,
+        heard: Heard,
+        clock: Clock,
+        random: Callable[[], float],
+        times: LinkTimes,
+        sending: Sending,
     ) -> None:
-        self._member, self._dial, self._hear = member, dial, hear
-        self._clock, self._random, self._times = clock, random, times
+        self._member, self._dial, self._heard = member, dial, heard
+        self._clock, self._random, self._times, self._sending = clock, random, times, sending
         self._pushes = Pushes(random, times.again)
-        self._placement: PlaceRequest | None = None
+        self._placement: bytes | None = None
+        self._refusals: deque[float] = deque(maxlen=REFUSALS)
         self._offered, self._placed = asyncio.Event(), asyncio.Event()
 
-    def offer(self, config: ConfigSpec) -> None:
-        """`config` is the newest revision now; one that was offered and not yet sent is passed over."""
-        self._pushes.offer(config)
+    def offer(self, offer: Packed | None) -> None:
+        """What the worker is to run now, None for what it has; one that was offered and not yet sent is passed
+        over."""
+        self._pushes.offer(offer, self._clock.monotonic())
         self._offered.set()
 
-    def place(self, placement: PlaceRequest) -> None:
-        """`placement` is the newest one now."""
+    @property
+    def parked(self) -> bool:
+        """Whether the worker has refused for good what it is to run now."""
+        return self._pushes.parked
+
+    def place(self, placement: bytes) -> None:
+        """`placement`, a serialised PlaceRequest, is the newest one now."""
         self._placement = placement
         self._placed.set()
 
@@ -81,15 +115,22 @@ class Link:
                     await self._talk(client, reports)
             except* TroupeError as errors:
                 log.info(
-                    "worker not reached" if failures else "worker lost",
+                    "worker not reached" if failures else "connection to worker lost",
                     worker=self._member.worker_id,
                     address=self._member.address,
                     error=str(_first(errors)),
                 )
-            notice_cancellation()
+                if isinstance(_first(errors), Refused):
+                    self._refused()
             failures += 1
             redial = self._times.redial
             await self._clock.sleep(backoff(failures, redial.first, redial.longest, self._random))
+
+    def _refused(self) -> None:
+        now = self._clock.monotonic()
+        self._refusals.append(now)
+        if len(self._refusals) == REFUSALS and now - self._refusals[0] <= REFUSALS_WITHIN:
+            self._heard.refused(self._member)
 
     async def _reports(self, client: WorkerClient) -> AsyncGenerator[StatusReport, None]:
         """The reports of the process that this link is for. Another may answer at its address: a worker of another
@@ -103,7 +144,7 @@ class Link:
                     )
                 self._pushes.reported(report, self._clock.monotonic())
                 self._offered.set()
-                await self._hear(member, report)
+                self._heard.report(member, report)
                 yield report
         raise Unavailable("REPORT_ENDED", f"{member.worker_id} ended its report")
 
@@ -117,7 +158,7 @@ class Link:
 
     async def _talk(self, client: WorkerClient, reports: AsyncIterator[StatusReport]) -> None:
         self._pushes.connected()
-        async with asyncio.TaskGroup() as group:
+        async with background() as group:
             group.create_task(self._placing(client))
             group.create_task(self._applying(client))
             async for _ in reports:
@@ -138,28 +179,30 @@ class Link:
                     failures += 1
                     wait = backoff(failures, self._times.again.first, self._times.again.longest, self._random)
                     log.warning("placement not brought", worker=self._member.worker_id, error=str(error))
-            await _within(self._placed, wait)
+            await self._within(self._placed, wait)
 
     async def _applying(self, client: WorkerClient) -> Never:
         while True:
             self._offered.clear()
             due = self._pushes.due(self._clock.monotonic())
             if due is None or due[1] > 0:
-                await _within(self._offered, due[1] if due is not None else None)
+                await self._within(self._offered, due[1] if due is not None else None)
             else:
                 await self._apply(client, due[0])
 
-    async def _apply(self, client: WorkerClient, config: ConfigSpec) -> None:
-        told = log.bind(worker=self._member.worker_id, revision=config.revision_id, generation=config.generation)
+    async def _apply(self, client: WorkerClient, offer: Packed) -> None:
+        told = log.bind(worker=self._member.worker_id, revision=offer.revision_id, generation=offer.generation)
         try:
-            attempt = await client.apply(config, self._times.apply)
+            attempt = await self._sent(client, offer)
         except TroupeError as error:
-            self._pushes.failed(config, error.retryable, self._clock.monotonic())
+            self._pushes.failed(offer, error.retryable, self._clock.monotonic())
             outcome, reason = "error", str(error)
+            self._heard.answer(self._member, _failed(offer, error))
         else:
             self._pushes.answered(attempt, self._clock.monotonic())
             outcome = ApplyPhase.Name(attempt.phase).removeprefix("APPLY_PHASE_").lower()
             reason = attempt.error.message
+            self._heard.answer(self._member, attempt)
         metrics.APPLIES.labels(outcome).inc()
         if self._pushes.parked:
             told.error("revision refused", outcome=outcome, error=reason)
@@ -168,12 +211,42 @@ class Link:
         else:
             told.info("revision brought", outcome=outcome)
 
+    async def _sent(self, client: WorkerClient, offer: Packed) -> RevisionAttempt:
+        async with self._sending.room(len(offer.request)):
+            call = asyncio.ensure_future(client.apply(offer, self._times.apply))
+            try:
+                await self._until(call, LONGEST)
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+        return await call
 
-async def _within(event: asyncio.Event, seconds: float | None) -> None:
-    """Until the event is set, or `seconds` have passed."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+    async def _within(self, event: asyncio.Event, seconds: float | None) -> None:
+        """Until the event is set, or `seconds` have passed."""
+        waiting = asyncio.ensure_future(event.wait())
+        try:
+            await self._until(waiting, seconds)
+        finally:
+            waiting.cancel()
+
+    async def _until(self, done: "asyncio.Future[Any]", seconds: float | None) -> None:
+        timer = [asyncio.ensure_future(self._clock.sleep(seconds))] if seconds is not None else []
+        try:
+            await asyncio.wait([done, *timer], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in timer:
+                each.cancel()
+
+
+def _failed(offer: Packed, error: TroupeError) -> RevisionAttempt:
+    return RevisionAttempt(
+        revision_id=offer.revision_id,
+        generation=offer.generation,
+        term=offer.term,
+        content_hash=offer.content_hash,
+        phase=ApplyPhase.APPLY_PHASE_FAILED,
+        error=error.detail(),
+    )
 
 
 def _first(errors: BaseExceptionGroup[TroupeError]) -> BaseException:

@@ -1,6 +1,8 @@
 """A control plane from its settings."""
 
+import os
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,19 +11,24 @@ from functools import partial
 import grpc
 
 from troupe.chassis import rpc
+from troupe.chassis.access.guard import guarding
 from troupe.chassis.background import background
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.chassis.errors import FailedPrecondition
-from troupe.chassis.rpc_client import ClientTls
+from troupe.chassis.ids import uuid7
+from troupe.chassis.rpc_client import Credentials
+from troupe.controlplane.access import METHODS
+from troupe.controlplane.candidacy import LeaderTimes
 from troupe.controlplane.clients import dialled
+from troupe.controlplane.leadership import Leader
 from troupe.controlplane.link import LinkTimes
+from troupe.controlplane.reign import ReignTimes, Surroundings
+from troupe.controlplane.seat import Seat
 from troupe.controlplane.service import SERVICE, ControlPlane
 from troupe.controlplane.settings import ControlPlaneSettings
 from troupe.controlplane.status import FleetStatus
 from troupe.controlplane.stores.connect import connected
 from troupe.controlplane.stores.port import RevisionStore
-from troupe.controlplane.syncs import Syncs
-from troupe.controlplane.workers import Workers, WorkersTimes
 from troupe.v1.control_plane_pb2_grpc import add_ControlPlaneServiceServicer_to_server
 
 
@@ -35,37 +42,61 @@ class Running:
 
 @asynccontextmanager
 async def running(settings: ControlPlaneSettings, clock: Clock | None = None) -> AsyncIterator[Running]:
-    """Serve until the block is left. Entering returns when calls are answered and what the store holds is taken up;
-    leaving ends streams, lets calls finish and closes the store; a failure in the background cancels the block.
+    """Serve until the block is left. Entering returns when calls are answered, and this control plane leads and has
+    taken up what the store holds, or stands by for another one that does. Leaving resigns, ends streams, lets calls
+    finish and closes the store; a failure in the background cancels the block.
 
-    Raises, each with one line of what to do: FailedPrecondition for a data directory that cannot be written, is in
-    use, is of a newer Troupe or has another number of shards than was asked for, and for a port in use; DataLoss
-    for a broken store; InvalidArgument for a store URL or TLS files that are none."""
+    Raises, each with one line of what to do: FailedPrecondition for a data directory that cannot be written, is of a
+    newer Troupe or has another number of shards than was asked for, and for a port in use; DataLoss for a broken
+    store; InvalidArgument for a store URL or TLS files that are none."""
     clock = clock or SystemClock()
     # An absolute path, so that the URL means the same file whatever the directory that the process runs in.
     url = settings.store or f"sqlite:///{(settings.data / 'controlplane.db').absolute()}"
-    async with connected(url, settings.shards) as store, background() as group:
+    async with connected(url, settings.shards) as store:
         _check_shards(settings, store)
-        status = FleetStatus(clock, settings.lease, settings.max_watchers)
-        workers = Workers(
-            store,
-            status,
-            partial(dialled, tls=ClientTls.among_peers(settings)),
-            clock,
-            random.random,
-            wanted=settings.workers,
-            max_workers=settings.max_workers,
-            times=WorkersTimes(forget=settings.forget_after, link=LinkTimes(apply=settings.apply_timeout)),
-        )
-        await workers.restore(group)
-        servicer = ControlPlane(settings, store, Syncs(store, clock, workers.publish), status, workers)
+        status = FleetStatus(clock, settings.max_watchers)
+        seat = Seat(_surroundings(settings, store, status, clock))
+        servicer = ControlPlane(settings, store, status, seat)
 
         def register(server: grpc.aio.Server) -> list[str]:
             add_ControlPlaneServiceServicer_to_server(servicer, server)
             return [SERVICE]
 
-        async with rpc.serving(settings, register) as serving:
+        # The seat is inside: it is given up before calls end, so that another control plane can take them at once.
+        async with rpc.serving(settings, register, guarding(settings, METHODS)) as serving, background() as group:
+            address = settings.advertise or serving.address
+            group.create_task(seat.run(Leader(store, clock, _holder(), address, _leader_times(settings))))
+            await seat.settled(settings.leader_renew_deadline)
             yield Running(serving.address)
+
+
+def _surroundings(
+    settings: ControlPlaneSettings, store: RevisionStore, status: FleetStatus, clock: Clock
+) -> Surroundings:
+    return Surroundings(
+        store=store,
+        status=status,
+        dial=partial(dialled, credentials=Credentials.among_peers(settings)),
+        clock=clock,
+        random=random.random,
+        workers=settings.workers,
+        max_workers=settings.max_workers,
+        times=ReignTimes(
+            lease=settings.lease,
+            release=settings.release_timeout,
+            forget=settings.forget_after,
+            link=LinkTimes(apply=settings.apply_timeout),
+        ),
+    )
+
+
+def _holder() -> str:
+    """What no other process is called, and where to look for this one."""
+    return f"{socket.gethostname()}/{os.getpid()}/{uuid7()}"
+
+
+def _leader_times(settings: ControlPlaneSettings) -> LeaderTimes:
+    return LeaderTimes(settings.leader_lease, settings.leader_renew_deadline, settings.leader_retry)
 
 
 def _check_shards(settings: ControlPlaneSettings, store: RevisionStore) -> None:

@@ -1,18 +1,15 @@
 """Which revision one worker is due, and when: a function of what was offered to it and what it answered.
 
-One Apply is outstanding at a time, always of the newest revision. What a worker refuses for good is parked until
-another revision comes; only failures that may pass are tried again, later and later.
+One Apply is outstanding at a time, always of the revision that the worker is to run now. What a worker refuses for
+good is parked until another revision is offered; only failures that may pass are tried again, later and later.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from troupe.controlplane.delays import backoff
-from troupe.v1.resource_pb2 import ConfigSpec
+from troupe.controlplane.packed import Packed
 from troupe.v1.status_pb2 import ApplyPhase, RevisionAttempt, RunningRevision, StatusReport
-
-Placed = ConfigSpec | RevisionAttempt | RunningRevision
-"""What has a place, (term, generation), in the order of revisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,45 +25,49 @@ class Pushes:
 
     def __init__(self, random: Callable[[], float], times: RetryTimes) -> None:
         self._random, self._times = random, times
-        self._newest: ConfigSpec | None = None
+        self._wanted: Packed | None = None
         self._settled = False
         self._failures = 0
         self._not_before = 0.0
         self._heard: RevisionAttempt | None = None
+        self._report = StatusReport()
         self.parked = False
-        """Whether the worker refused the newest revision for good."""
+        """Whether the worker refused for good what it is to run."""
 
-    def offer(self, config: ConfigSpec) -> None:
-        """`config` is the newest revision now. The same one again changes nothing."""
-        if self._newest is not None and _place(self._newest) == _place(config):
+    def offer(self, offer: Packed | None, now: float) -> None:
+        """What the worker is to run now; None leaves it with what it has. The same one again changes nothing. What the
+        worker has said of it before counts."""
+        if self._wanted is not None and offer is not None and self._wanted.place == offer.place:
             return
-        self._newest = config
+        self._wanted, self._heard = offer, None
         self._settled = self.parked = False
         self._failures, self._not_before = 0, 0.0
+        self.reported(self._report, now)
 
-    def due(self, now: float) -> tuple[ConfigSpec, float] | None:
+    def due(self, now: float) -> tuple[Packed, float] | None:
         """The revision to push and in how many seconds; None while there is nothing to push."""
-        if self._newest is None or self._settled:
+        if self._wanted is None or self._settled:
             return None
-        return self._newest, max(0.0, self._not_before - now)
+        return self._wanted, max(0.0, self._not_before - now)
 
     def answered(self, attempt: RevisionAttempt, now: float) -> None:
         """The worker answered an Apply."""
         self._heard = attempt
         self._judge(attempt, now)
 
-    def failed(self, config: ConfigSpec, retryable: bool, now: float) -> None:
-        """An Apply of `config` got no answer but an error."""
-        if self._is_newest(config):
+    def failed(self, offer: Packed, retryable: bool, now: float) -> None:
+        """An Apply of `offer` got no answer but an error."""
+        if self._is_wanted(offer.place):
             self._fail(retryable, now)
 
     def reported(self, report: StatusReport, now: float) -> None:
-        """The worker reported. It says whether it runs the newest revision already, and whether one that was taken
+        """The worker reported. It says whether it runs what it is to run already, and whether one that was taken
         failed later; what it said before counts once."""
-        if self._is_newest(report.running) and not report.HasField("last_attempt"):
-            self._settled = True
-        attempt = report.last_attempt
-        if report.HasField("last_attempt") and attempt != self._heard:
+        self._report, attempt = report, report.last_attempt
+        if not (report.HasField("last_attempt") and self._is_wanted(_place(attempt))):
+            if self._is_wanted(_place(report.running)):
+                self._settled = True
+        elif attempt != self._heard:
             self._heard = attempt
             self._judge(attempt, now)
 
@@ -75,7 +76,7 @@ class Pushes:
         self._not_before = 0.0
 
     def _judge(self, attempt: RevisionAttempt, now: float) -> None:
-        if not self._is_newest(attempt):
+        if not self._is_wanted(_place(attempt)):
             return
         match attempt.phase:
             case ApplyPhase.APPLY_PHASE_APPLIED:
@@ -90,9 +91,9 @@ class Pushes:
         self._settled = self.parked = not retryable
         self._not_before = now + backoff(self._failures, self._times.first, self._times.longest, self._random)
 
-    def _is_newest(self, other: Placed) -> bool:
-        return self._newest is not None and _place(self._newest) == _place(other)
+    def _is_wanted(self, place: tuple[int, int]) -> bool:
+        return self._wanted is not None and self._wanted.place == place
 
 
-def _place(what: Placed) -> tuple[int, int]:
+def _place(what: RevisionAttempt | RunningRevision) -> tuple[int, int]:
     return what.term, what.generation

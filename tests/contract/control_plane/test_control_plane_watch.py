@@ -1,13 +1,12 @@
 """The fleet's status, as it is watched over gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from prometheus_client import REGISTRY
-from support.control_planes import Client, control_plane, first, workers
+from support.control_planes import Client, complete, control_plane, snapshot, workers
 from support.fake_workers import FakeWorker, attempt_at
 from support.fleets import fleet
 
@@ -19,7 +18,7 @@ from troupe.v1.control_plane_pb2 import (
     WatchStatusRequest,
     WatchStatusResponse,
 )
-from troupe.v1.status_pb2 import ApplyPhase, HealthState, RevisionAttempt
+from troupe.v1.status_pb2 import HEALTH_STATE_LOST, ApplyPhase, RevisionAttempt
 from troupe.v1.turn_pb2 import ErrorDetail
 
 
@@ -29,6 +28,7 @@ async def test_a_watch_gives_snapshot_synced_and_deltas(client: Client) -> None:
     async with workers(worker):
         await client.register(worker)
         await worker.until(lambda one: one.runs(revision.revision_id))
+        revision = await complete(client, revision.revision_id)
         pieces: list[WatchStatusResponse] = []
         async with asyncio.timeout(10):
             async for piece in client.watch():
@@ -40,30 +40,30 @@ async def test_a_watch_gives_snapshot_synced_and_deltas(client: Client) -> None:
                     break
     kinds = [piece.WhichOneof("kind") for piece in pieces]
     assert kinds[:2] == ["worker", "synced"]
-    assert set(kinds[2:]) == {"worker"}
+    assert set(kinds[2:]) <= {"worker", "revision"}
     assert (pieces[0].worker.worker_id, pieces[0].worker.address) == ("worker-0", worker.address)
     assert pieces[1].synced.current == revision
 
 
-async def test_a_silent_worker_is_lost_and_one_without_shards_is_forgotten(tmp_path: Path) -> None:
-    owner, spare = FakeWorker("owner"), FakeWorker("spare")
-    async with control_plane(tmp_path, lease=0.6, renew_after=0.2, forget_after=0.5) as client:
-        async with workers(owner, spare):
-            await client.register(owner)
-            await client.register(spare)
-        lost = await first(client, lambda piece: piece.worker.report.health.state == HealthState.HEALTH_STATE_LOST)
-        assert "no word for 0.6 s" in lost.worker.report.health.cause
-        removed = await first(client, lambda piece: piece.WhichOneof("kind") == "removed_worker_id")
-        assert removed.removed_worker_id == "spare"
-        synced = [piece async for piece in _until_synced(client)]
-        assert [piece.worker.worker_id for piece in synced[:-1]] == ["owner"], "who owns shards stays"
-
-
-async def _until_synced(client: Client) -> AsyncIterator[WatchStatusResponse]:
-    async for piece in client.watch():
-        yield piece
-        if piece.WhichOneof("kind") == "synced":
-            return
+async def test_a_silent_worker_is_lost_and_forgotten_when_its_shards_are_elsewhere(tmp_path: Path) -> None:
+    one, two = FakeWorker("one"), FakeWorker("two")
+    async with control_plane(tmp_path, lease=2.0, renew_after=0.5, forget_after=0.5) as client, workers(one):
+        async with two.serving():
+            await client.register(one)
+            await client.register(two)
+            await two.until(lambda worker: bool(worker.shards()))
+        seen: list[str] = []
+        async with asyncio.timeout(20):
+            async for piece in client.watch():
+                if piece.worker.worker_id == "two" and piece.worker.report.health.state == HEALTH_STATE_LOST:
+                    seen.append(piece.worker.report.health.cause)
+                if piece.removed_worker_id:
+                    break
+        assert piece.removed_worker_id == "two"
+        assert seen, "it was LOST before"
+        assert len(one.shards()) == 128
+        synced = [piece async for piece in snapshot(client)]
+        assert [piece.worker.worker_id for piece in synced[:-1]] == ["one"]
 
 
 async def test_a_watcher_that_does_not_read_is_cut_off_and_nobody_else_notices(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Workers over gRPC: registered, and brought revisions."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from support.control_planes import Client, control_plane, first, placed, workers
+from support.control_planes import AT_ONCE, Client, control_plane, first, workers
 from support.fake_workers import FakeWorker, apply, attempt_at, hang, reject
 from support.fleets import fleet
 
@@ -21,20 +22,6 @@ from troupe.v1.status_pb2 import ApplyPhase, RevisionAttempt
 from troupe.v1.turn_pb2 import ErrorDetail
 
 
-async def test_a_worker_registers_and_gets_its_shards_and_the_revision(client: Client) -> None:
-    revision = await client.sync(fleet())
-    worker = FakeWorker()
-    async with workers(worker):
-        lease = await client.register(worker)
-        assert (lease.lease.seconds, lease.renew_after.seconds, lease.term) == (10, 3, 1)
-        await worker.until(lambda one: one.runs(revision.revision_id) and bool(one.placements))
-        assert list(worker.asked[-1].resources) == fleet()
-        placement = worker.placements[-1]
-        assert (placement.term, placement.version, placement.shard_count) == (1, 1, 128)
-        assert placed(placement) == dict.fromkeys(range(128), (1, "worker-0", "first"))
-        assert {shard.address for shard in placement.shards} == {worker.address}
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -49,11 +36,17 @@ async def test_a_worker_registers_and_gets_its_shards_and_the_revision(client: C
         ("address", "host:0"),
         ("address", "ho\nst:70"),
         ("address", f"{'h' * 300}:70"),
+        ("labels", {f"l{number}": "" for number in range(33)}),
+        ("labels", {"": "x"}),
+        ("labels", {"l": "x" * 64}),
+        ("labels[troupe.dev/weight]", {"troupe.dev/weight": "heavy"}),
+        ("labels[troupe.dev/weight]", {"troupe.dev/weight": "nan"}),
+        ("labels[troupe.dev/weight]", {"troupe.dev/weight": "1001"}),
     ],
 )
-async def test_a_worker_must_say_who_and_where_it_is(client: Client, field: str, value: str) -> None:
-    request = RegisterRequest(worker_id="w", instance_id="i", address="host:70")
-    setattr(request, field, value)
+async def test_a_worker_must_say_who_and_where_it_is(client: Client, field: str, value: str | dict[str, str]) -> None:
+    said = {"worker_id": "w", "instance_id": "i", "address": "host:70"} | {field.partition("[")[0]: value}
+    request = RegisterRequest(**said)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument) as raised, translated():
         await client.stub.Register(request)
     assert [violation.field for violation in raised.value.violations] == [field]
@@ -64,7 +57,7 @@ async def test_a_revision_reaches_every_worker_though_one_hangs_and_one_rejects(
     async with control_plane(tmp_path, workers=3) as client, workers(fine, stuck, broken):
         for worker in (stuck, broken, fine):
             await client.register(worker)
-        one = await client.sync(fleet())
+        one = await client.sync(fleet(), policy=AT_ONCE)
         await fine.until(lambda worker: worker.runs(one.revision_id))
         await stuck.until(lambda worker: len(worker.asked) == 1)
 
@@ -76,7 +69,7 @@ async def test_a_revision_reaches_every_worker_though_one_hangs_and_one_rejects(
         assert (said.revision_id, said.error.reason) == (one.revision_id, "BROKEN")
 
         broken.take = apply
-        two = await client.sync(fleet(prompt="Better."), parent=one.revision_id)
+        two = await client.sync(fleet(prompt="Better."), parent=one.revision_id, policy=AT_ONCE)
         await fine.until(lambda worker: worker.runs(two.revision_id))
         await broken.until(lambda worker: worker.runs(two.revision_id))
         assert [config.generation for config in broken.asked] == [1, 2], "what is refused for good is not tried again"
@@ -132,12 +125,27 @@ async def test_another_process_at_a_workers_address_is_brought_nothing(client: C
         request = stranger.registration()
         request.instance_id = "expected"
         await client.stub.Register(request)
-        await client.sync(fleet())
         neighbour = FakeWorker("neighbour")
         async with workers(neighbour):
             await client.register(neighbour)
+            await neighbour.until(lambda one: bool(one.placements))
+            await client.sync(fleet())
             await neighbour.until(lambda one: bool(one.asked))
         assert (stranger.asked, stranger.placements) == ([], [])
+
+
+async def test_a_worker_whose_listener_is_gone_is_lost_at_once(tmp_path: Path) -> None:
+    one, two = FakeWorker("one"), FakeWorker("two")
+    async with control_plane(tmp_path, workers=2, shards=8, lease=2.0, renew_after=0.5) as client, workers(two):
+        async with one.serving():
+            for worker in (one, two):
+                await client.register(worker)
+            await one.until(lambda worker: bool(worker.placements))
+            # After one lease of this leader, in which nobody is missed.
+            await two.until(lambda worker: any(len(each.live_instance_ids) == 2 for each in worker.placements))
+        began = asyncio.get_running_loop().time()
+        await two.until(lambda worker: len(worker.shards()) == 8)
+        assert asyncio.get_running_loop().time() - began < 1.9, "long before its lease is over"
 
 
 async def test_workers_beyond_the_limit_are_refused(tmp_path: Path) -> None:

@@ -42,11 +42,6 @@ async def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     assert "name another directory with --data" in str(error)
 
 
-async def test_a_directory_in_use(tmp_path: Path) -> None:
-    async with running(ControlPlaneSettings(listen="127.0.0.1:0", data=tmp_path)):
-        assert "in use by process" in str(await refusal(tmp_path))
-
-
 async def test_a_store_of_a_newer_troupe_and_a_broken_one(tmp_path: Path) -> None:
     await started(tmp_path / "newer")
     with sqlite3.connect(tmp_path / "newer" / "controlplane.db") as connection:
@@ -88,6 +83,10 @@ async def test_a_store_url_that_is_none(tmp_path: Path) -> None:
         {"workers": 5, "max_workers": 4},
         {"lease": 3.0, "renew_after": 3.0},
         {"watcher_patience": 0},
+        {"leader_lease": 10.0},
+        {"leader_retry": 10.0},
+        {"advertise": "nowhere"},
+        {"release_timeout": 0},
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from support.fake_workers import attempt_at
 
 from troupe.controlplane.delays import backoff
+from troupe.controlplane.packed import Packed
 from troupe.controlplane.pushes import Pushes, RetryTimes
 from troupe.v1.resource_pb2 import ConfigSpec
 from troupe.v1.status_pb2 import ApplyPhase, RevisionAttempt, RunningRevision, StatusReport
@@ -29,7 +30,7 @@ def pushes() -> Pushes:
 
 def offered(generation: int = 1) -> Pushes:
     made = pushes()
-    made.offer(config(generation))
+    made.offer(Packed.of(config(generation)), 0.0)
     return made
 
 
@@ -39,20 +40,20 @@ def test_nothing_is_due_before_there_is_a_revision() -> None:
 
 def test_the_newest_revision_is_due_at_once_and_once() -> None:
     worker = offered(1)
-    worker.offer(config(2))
-    assert worker.due(0.0) == (config(2), 0.0)
+    worker.offer(Packed.of(config(2)), 0.0)
+    assert worker.due(0.0) == (Packed.of(config(2)), 0.0)
     worker.answered(attempt_at(config(2)), 0.0)
     assert worker.due(0.0) is None
-    worker.offer(config(2))
+    worker.offer(Packed.of(config(2)), 0.0)
     assert worker.due(0.0) is None, "the same again is nothing new"
 
 
 def test_an_answer_about_an_older_revision_settles_nothing() -> None:
     worker = offered(1)
-    worker.offer(config(2))
+    worker.offer(Packed.of(config(2)), 0.0)
     worker.answered(attempt_at(config(1)), 0.0)
-    worker.failed(config(1), False, 0.0)
-    assert worker.due(0.0) == (config(2), 0.0)
+    worker.failed(Packed.of(config(1)), False, 0.0)
+    assert worker.due(0.0) == (Packed.of(config(2)), 0.0)
 
 
 def test_what_may_pass_is_tried_again_later_and_later() -> None:
@@ -64,7 +65,7 @@ def test_what_may_pass_is_tried_again_later_and_later() -> None:
         assert due is not None
         waits.append(due[1])
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert worker.due(500.0) == (config(1), 0.0)
+    assert worker.due(500.0) == (Packed.of(config(1)), 0.0)
     assert not worker.parked
 
 
@@ -75,18 +76,18 @@ def test_what_is_refused_for_good_is_parked_until_the_next_revision() -> None:
     assert worker.due(1e9) is None
     worker.connected()
     assert worker.due(1e9) is None, "reaching it again changes nothing"
-    worker.offer(config(2))
-    assert worker.due(0.0) == (config(2), 0.0)
+    worker.offer(Packed.of(config(2)), 0.0)
+    assert worker.due(0.0) == (Packed.of(config(2)), 0.0)
     assert not worker.parked
 
 
 def test_errors_of_the_call_count_like_answers() -> None:
     worker = offered()
-    worker.failed(config(1), True, 0.0)
-    assert worker.due(0.0) == (config(1), 1.0)
+    worker.failed(Packed.of(config(1)), True, 0.0)
+    assert worker.due(0.0) == (Packed.of(config(1)), 1.0)
     worker.connected()
-    assert worker.due(0.0) == (config(1), 0.0), "a worker that is reached again need not wait"
-    worker.failed(config(1), False, 0.0)
+    assert worker.due(0.0) == (Packed.of(config(1)), 0.0), "a worker that is reached again need not wait"
+    worker.failed(Packed.of(config(1)), False, 0.0)
     assert worker.due(0.0) is None
 
 
@@ -111,12 +112,12 @@ def test_a_failure_after_the_answer_is_tried_again_and_counted_once() -> None:
     worker.answered(pending(1), 0.0)
     assert worker.due(0.0) is None
     worker.reported(StatusReport(last_attempt=failed(1, retryable=True)), 10.0)
-    assert worker.due(10.0) == (config(1), 1.0)
+    assert worker.due(10.0) == (Packed.of(config(1)), 1.0)
     worker.reported(StatusReport(last_attempt=failed(1, retryable=True)), 13.0)
-    assert worker.due(13.0) == (config(1), 0.0), "the report says again what it said before"
+    assert worker.due(13.0) == (Packed.of(config(1)), 0.0), "the report says again what it said before"
     worker.answered(pending(1), 13.0)
     worker.reported(StatusReport(last_attempt=failed(1, retryable=True)), 20.0)
-    assert worker.due(20.0) == (config(1), 2.0)
+    assert worker.due(20.0) == (Packed.of(config(1)), 2.0)
 
 
 def test_delays_are_shortened_by_up_to_half() -> None:

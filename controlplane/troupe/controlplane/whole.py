@@ -1,4 +1,4 @@
-"""Work that ends whole, and tasks that notice that they are cancelled."""
+"""Work that ends whole."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -22,11 +22,3 @@ async def whole(work: Coroutine[Any, Any, T]) -> T:
             task.exception()
         raise cancelled
     return task.result()
-
-
-def notice_cancellation() -> None:
-    """Raise CancelledError where this task is being cancelled. For whoever handles the errors of a task group and
-    goes on: before Python 3.13, a group that fails while its task is cancelled raises its errors alone."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
