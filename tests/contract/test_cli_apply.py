@@ -3,14 +3,17 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.canned_fleet import CannedFleet, canned_fleet
 from support.fleets import agent, fleet, model, tool
 
 from troupe.chassis.errors import Aborted, InvalidArgument, Violation
+from troupe.chassis.wire import timestamp
 from troupe.v1 import control_plane_pb2, status_pb2, turn_pb2
 from troupe.v1.control_plane_pb2 import RevisionInfo, WatchStatusResponse
+from troupe.v1.rollout_pb2 import FailurePolicy, Rollout, RolloutPolicy, RolloutStage, WorkerOutcome, WorkerShare
 
 CLERK = """\
 apiVersion: troupe.dev/v1
@@ -157,6 +160,26 @@ def test_misuse_is_one_line_and_exit_2(canned: CannedFleet, arguments: tuple[str
     assert said in run.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--canary", "some", "'some' is no amount of workers; write for example 3, or 25%"),
+        ("--canary", "150%", "150% is more than all workers"),
+        ("--canary", "1.5", "1.5 is no whole number of workers"),
+        ("--canary", "70000", "70000 is too many workers"),
+        ("--max-unavailable", "0", "0 would let nobody go on; write at least 1, or more than 0%"),
+        ("--max-unavailable", "0%", "0% would let nobody go on"),
+        ("--max-failures", "-1", "Input should be greater than or equal to 0"),
+        ("--on-failure", "explode", "'explode' is not one of 'roll-back', 'halt'"),
+    ],
+)
+def test_a_wrong_amount_is_one_line_and_exit_2(canned: CannedFleet, option: str, value: str, said: str) -> None:
+    run = canned.troupe("apply", "-f", "-", option, value)
+    assert run.code == 2
+    assert said in run.err
+    assert len(run.err.splitlines()) == 1
+
+
 def test_without_a_control_plane_it_says_what_to_do(canned: CannedFleet) -> None:
     run = canned.troupe("apply", "-f", canned.write("model.yaml", MODEL), "--server", "127.0.0.1:1")
     assert run.code == 1
@@ -166,63 +189,97 @@ def test_without_a_control_plane_it_says_what_to_do(canned: CannedFleet) -> None
     )
 
 
-def worker(
-    revision: RevisionInfo, phase: "status_pb2.ApplyPhase.ValueType", name: str = "worker-0", problem: str = ""
-) -> WatchStatusResponse:
-    error = turn_pb2.ErrorDetail(reason="BAD_TOOL", message=problem, resource="Tool/default/calculator")
-    attempt = status_pb2.RevisionAttempt(
-        revision_id=revision.revision_id,
-        generation=revision.generation,
-        phase=phase,
-        error=error if problem else None,
-    )
-    report = status_pb2.StatusReport(worker_id=name, last_attempt=attempt)
-    return WatchStatusResponse(worker=control_plane_pb2.WorkerStatus(worker_id=name, report=report))
-
-
-def rollout(
-    *states: "status_pb2.ApplyPhase.ValueType", problem: str = ""
+def rolled_out(
+    *stages: "RolloutStage.ValueType", policy: RolloutPolicy | None = None, **outcome: Any
 ) -> Callable[[RevisionInfo], Iterable[WatchStatusResponse]]:
-    """One worker that goes through these phases after the snapshot."""
+    """One worker, and a rollout that goes through these stages after the snapshot."""
 
     def said(revision: RevisionInfo) -> Iterable[WatchStatusResponse]:
+        yield WatchStatusResponse(worker=control_plane_pb2.WorkerStatus(worker_id="worker-0"))
         yield WatchStatusResponse(synced=control_plane_pb2.Synced(current=revision))
-        for phase in states:
-            yield worker(revision, phase, problem=problem if phase == states[-1] else "")
+        for stage in stages:
+            newest = RevisionInfo()
+            newest.CopyFrom(revision)
+            worker = WorkerOutcome(worker_id="worker-0", **outcome)
+            newest.rollout.CopyFrom(Rollout(stage=stage, policy=policy, reason="it is bad", workers=[worker]))
+            yield WatchStatusResponse(revision=newest)
 
     return said
 
 
-def test_wait_ends_when_every_live_worker_runs_it(canned: CannedFleet) -> None:
-    canned.control_plane.status = rollout(status_pb2.APPLY_PHASE_PENDING, status_pb2.APPLY_PHASE_APPLIED)
+def test_a_policy_is_sent_as_it_was_asked_for(canned: CannedFleet) -> None:
+    path = canned.write("model.yaml", MODEL)
+    asked = ["--canary", "0", "--max-unavailable", "12.5%", "--max-failures", "0", "--on-failure", "halt"]
+    canned.troupe("apply", "-f", path, *asked)
+    assert canned.control_plane.syncs[0].rollout == RolloutPolicy(
+        canary=WorkerShare(workers=0),
+        max_unavailable=WorkerShare(percent=12.5),
+        max_failures=0,
+        on_failure=FailurePolicy.FAILURE_POLICY_HALT,
+    )
+
+
+def test_what_is_not_asked_for_is_left_to_the_control_plane(canned: CannedFleet) -> None:
+    canned.troupe("apply", "-f", canned.write("model.yaml", MODEL))
+    assert canned.control_plane.syncs[0].rollout == RolloutPolicy()
+
+
+def test_wait_ends_when_the_rollout_is_complete(canned: CannedFleet) -> None:
+    applied = status_pb2.APPLY_PHASE_APPLIED
+    canned.control_plane.status = rolled_out(RolloutStage.ROLLOUT_STAGE_COMPLETE, phase=applied)
     run = canned.troupe("apply", "-f", canned.write("model.yaml", MODEL), "--wait")
     assert run.code == 0
-    assert run.out.splitlines()[-2:] == [
-        "worker-0: PENDING: it runs, and its health is watched for a while",
+    assert run.out.splitlines()[-2:] == ["worker-0: APPLIED", "COMPLETE: 1 applied"]
+
+
+def test_a_watch_that_breaks_is_opened_again(canned: CannedFleet) -> None:
+    """Given a stream that ends in the middle of the rollout, when it is opened again, then it goes on to the end."""
+
+    def broken(revision: RevisionInfo) -> Iterable[WatchStatusResponse]:
+        canned.control_plane.status = rolled_out(
+            RolloutStage.ROLLOUT_STAGE_COMPLETE, phase=status_pb2.APPLY_PHASE_APPLIED
+        )
+        return rolled_out(RolloutStage.ROLLOUT_STAGE_CANARY, canary=True, offered_at=timestamp(1.0))(revision)
+
+    canned.control_plane.status = broken
+    run = canned.troupe("apply", "-f", canned.write("model.yaml", MODEL), "--wait")
+    assert run.code == 0
+    assert run.out.splitlines()[2:] == [
+        "CANARY: worker-0 goes first",
+        "worker-0: SENT",
+        "the control plane does not answer; still waiting",
+        "the control plane answers again",
         "worker-0: APPLIED",
+        "COMPLETE: 1 applied",
     ]
 
 
-def test_wait_fails_with_resource_and_reason_where_one_refuses(canned: CannedFleet) -> None:
-    canned.control_plane.status = rollout(status_pb2.APPLY_PHASE_ROLLED_BACK, problem="no module named fleet")
+def test_wait_fails_with_worker_resource_and_reason_where_it_halts(canned: CannedFleet) -> None:
+    error = turn_pb2.ErrorDetail(message="no module named fleet", resource="Tool/default/calculator")
+    canned.control_plane.status = rolled_out(
+        RolloutStage.ROLLOUT_STAGE_HALTED, phase=status_pb2.APPLY_PHASE_ROLLED_BACK, error=error, failed=True
+    )
     run = canned.troupe("apply", "-f", canned.write("model.yaml", MODEL), "--wait")
     assert run.code == 1
-    assert run.err.startswith("error: worker-0: ROLLED_BACK: Tool/default/calculator: no module named fleet; ")
+    assert run.out.splitlines()[-1] == "worker-0: ROLLED_BACK: Tool/default/calculator: no module named fleet"
+    assert run.err.startswith("error: revision 1 is HALTED: it is bad; ")
 
 
 def test_wait_says_who_is_missing_when_its_time_is_over(canned: CannedFleet) -> None:
-    canned.control_plane.status = rollout(status_pb2.APPLY_PHASE_PENDING)
+    canned.control_plane.status = rolled_out(RolloutStage.ROLLOUT_STAGE_CANARY, offered_at=timestamp(1.0))
     run = canned.troupe("apply", "-f", canned.write("model.yaml", MODEL), "--wait", "--timeout", "300ms")
     assert run.code == 1
-    assert "revision 1 is not everywhere after 0.3 s (worker-0: PENDING: it runs" in run.err
+    assert "revision 1 is CANARY after 0.3 s (worker-0: SENT); the rollout goes on" in run.err
 
 
 def test_json_has_revision_changes_and_rollout_in_one_document(canned: CannedFleet) -> None:
     canned.control_plane.commit(agent("clerk"), model("default"))
-    canned.control_plane.status = rollout(status_pb2.APPLY_PHASE_APPLIED)
+    applied = status_pb2.APPLY_PHASE_APPLIED
+    canned.control_plane.status = rolled_out(RolloutStage.ROLLOUT_STAGE_COMPLETE, phase=applied)
     run = canned.troupe("apply", "-f", canned.write("clerk.yaml", CLERK), "--wait", "-o", "json")
     document = json.loads(run.out)
     assert document["revision"]["generation"] == "2"
+    assert document["revision"]["rollout"]["stage"] == "ROLLOUT_STAGE_COMPLETE"
     assert document["changes"] == [
         {
             "action": "changed",

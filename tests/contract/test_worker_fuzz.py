@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from support.random_messages import fill
 from support.serving_worker import SHARDS, ServingWorker, counting_worker
 
 from troupe.chassis.wire import duration
@@ -18,51 +18,6 @@ from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
 from troupe.v1.envelope_pb2 import Content, SessionRef
 
 CALLS = 300
-TEXTS = ["", "a", "counter", "default", "s", "x" * 200, "a/b", "\0", "é\U0001f600", "9:x", "99999999999999999999:x"]
-NUMBERS = [0, 1, 2, 3, 5, 127, 1001, 65_536, 2**31 - 1]
-WIDE = [*NUMBERS, 2**32, 2**53, 2**63 - 1]
-
-
-def _fill(message: Any, dice: random.Random, depth: int = 0) -> None:
-    descriptor: Descriptor = message.DESCRIPTOR
-    for field in descriptor.fields:
-        if dice.random() < (0.45 if depth < 4 else 1.0):
-            continue
-        if field.is_repeated:
-            if field.message_type is not None and field.message_type.GetOptions().map_entry:
-                continue
-            for _ in range(dice.randrange(3)):
-                if field.message_type is not None:
-                    _fill(getattr(message, field.name).add(), dice, depth + 1)
-                else:
-                    getattr(message, field.name).append(_value(field, dice))
-        elif field.message_type is not None:
-            getattr(message, field.name).SetInParent()
-            _fill(getattr(message, field.name), dice, depth + 1)
-        else:
-            setattr(message, field.name, _value(field, dice))
-
-
-def _value(field: FieldDescriptor, dice: random.Random) -> Any:
-    match field.cpp_type:
-        case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
-            return dice.randbytes(dice.randrange(20))
-        case FieldDescriptor.CPPTYPE_STRING:
-            return dice.choice(TEXTS)
-        case FieldDescriptor.CPPTYPE_BOOL:
-            return dice.random() < 0.5
-        case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
-            return dice.choice([0.0, -1.0, 1e308, float("nan"), float("inf")])
-        case FieldDescriptor.CPPTYPE_ENUM:
-            return dice.randrange(8)
-        case FieldDescriptor.CPPTYPE_UINT64:
-            return dice.choice([*WIDE, 2**64 - 1])
-        case FieldDescriptor.CPPTYPE_INT64:
-            return dice.choice([*WIDE, -1, -(2**63)])
-        case FieldDescriptor.CPPTYPE_UINT32:
-            return dice.choice([*NUMBERS, 2**32 - 1])
-        case _:
-            return dice.choice([*NUMBERS, -1, -(2**31)])
 
 
 def _named(message: Any, dice: random.Random) -> None:
@@ -125,7 +80,7 @@ async def test_no_message_breaks_a_worker_whose_sessions_are_on_one_that_cannot_
         calls = []
         for _ in range(100):
             request = method.input_type._concrete_class()
-            _fill(request, dice)
+            fill(request, dice)
             _named(request, dice)
             calls.append(_end(getattr(worker.agents, method.name)(request, timeout=0.3), method.server_streaming))
         codes = set(await asyncio.gather(*calls))
@@ -148,7 +103,7 @@ async def test_no_message_breaks_a_worker(method: Any, tmp_path: Path) -> None:
         count = 30 if method.name == "Report" else CALLS
         for _ in range(count):
             request = request_class()
-            _fill(request, dice)
+            fill(request, dice)
             _named(request, dice)
             relayed = (RELAYED,) if dice.random() < 0.3 else ()
             call = getattr(stub, method.name)(request, timeout=0.3, metadata=relayed)

@@ -6,6 +6,7 @@ last known good one and says so.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import Aborted, DataLoss, FailedPrecondition, Internal, TroupeError, Unavailable
+from troupe.dataplane import metrics
 from troupe.dataplane.revision import Revision
 from troupe.v1 import status_pb2
 from troupe.v1.resource_pb2 import ConfigSpec
@@ -72,6 +74,7 @@ class Applier:
         self._clock, self._tasks, self._checks, self._window = clock, tasks, checks, window
         self._one_at_a_time = asyncio.Lock()
         self._trial: asyncio.Task[None] | None = None
+        self._applying: set[asyncio.Task[RevisionAttempt]] = set()
         self._good: Revision | None = None
 
     async def boot(self) -> None:
@@ -92,7 +95,14 @@ class Applier:
             await self._changed()
 
     async def apply(self, config: ConfigSpec) -> RevisionAttempt:
-        """Take the revision; answers once it runs, or was refused."""
+        """Take the revision; answers once it runs, or was refused. Cancelled: it goes on, so that it is taken whole or
+        not at all, and asking again tells what came of it."""
+        applying = self._tasks.create_task(self._apply(config))
+        self._applying.add(applying)
+        applying.add_done_callback(self._applying.discard)
+        return await asyncio.shield(applying)
+
+    async def _apply(self, config: ConfigSpec) -> RevisionAttempt:
         async with self._one_at_a_time:
             match judge(self.last_attempt, config):
                 case Verdict.NEW:
@@ -107,13 +117,21 @@ class Applier:
                     return _attempt(config, status_pb2.APPLY_PHASE_REJECTED_STALE, stale)
                 case Verdict.CLASH:
                     clash = Internal("REVISION_CLASH", "the worker has another revision of this term and generation")
+                    metrics.REVISION_CLASHES.inc()
                     log.error("two revisions of one generation", revision=config.revision_id)
                     return _attempt(config, status_pb2.APPLY_PHASE_FAILED, clash)
 
-    def close(self) -> None:
-        """A revision on trial stays on trial: the worker stops."""
-        if self._trial is not None:
-            self._trial.cancel()
+    async def close(self, *, in_order: bool) -> None:
+        """Take nothing more: the worker stops. In good order, a revision on trial was not tried: that the process ended
+        is not held against it, and the next one begins with the last known good one as if it had never come."""
+        tasks = [task for task in (self._trial, *self._applying) if task is not None and not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if tasks and in_order:  # without one, what lies there is of another process of this worker
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._files.clear_pending)
 
     def running_revision(self) -> RunningRevision | None:
         """What runs, for reports."""
@@ -134,8 +152,6 @@ class Applier:
     async def _take(self, config: ConfigSpec) -> RevisionAttempt:
         try:
             revision = await self._prepared(config)
-            if self._trial is not None:
-                self._trial.cancel()
             await asyncio.to_thread(self._files.write_pending, config)
         except TroupeError as error:
             log.warning("revision refused", revision=config.revision_id, reason=error.reason, error=str(error))
@@ -143,11 +159,17 @@ class Applier:
         except OSError as error:
             unwritable = Unavailable("CANNOT_PERSIST", f"cannot write the revision to disk ({error})")
             return self._record(config, status_pb2.APPLY_PHASE_ROLLED_BACK, unwritable)
+        if self._trial is not None:
+            self._trial.cancel()
         self.running = revision
         try:
             await self._changed()
         except TroupeError as error:
             return await self._conclude(config, revision, error)
+        except Exception as error:
+            log.exception("revision cannot begin: a defect of the runtime", revision=config.revision_id)
+            defect = Internal("BEGIN_FAILED", f"the revision cannot begin ({type(error).__name__})")
+            return await self._conclude(config, revision, defect)
         if self._good is None:
             return await self._conclude(config, revision, self._healthy())
         self._trial = self._tasks.create_task(self._watch(config, revision))
@@ -175,7 +197,7 @@ class Applier:
     async def _conclude(self, config: ConfigSpec, revision: Revision, wrong: TroupeError | None) -> RevisionAttempt:
         if wrong is None:
             try:
-                await asyncio.to_thread(self._files.promote)
+                await asyncio.to_thread(self._files.promote, config)
             except OSError as error:
                 wrong = Unavailable("CANNOT_PERSIST", f"cannot keep the revision on disk ({error})")
         if wrong is None:
@@ -234,7 +256,7 @@ class RevisionFiles:
 
     def write_pending(self, config: ConfigSpec) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        fresh = self._pending.with_suffix(".new")
+        fresh = self._pending.with_suffix(f".{os.getpid()}")  # another process of this worker may write as well
         with fresh.open("wb") as file:
             file.write(config.SerializeToString())
             file.flush()
@@ -242,14 +264,18 @@ class RevisionFiles:
         fresh.replace(self._pending)
         self._sync()
 
-    def promote(self) -> None:
-        """What is on trial is the last known good one now."""
+    def promote(self, config: ConfigSpec) -> None:
+        """This revision, which was on trial, is the last known good one now. A newer one that could not be written down
+        whole may lie in its place."""
+        if not self._pending.exists() or self._pending.read_bytes() != config.SerializeToString():
+            self.write_pending(config)
         self._pending.replace(self._good)
         self._sync()
 
     def clear_pending(self) -> None:
-        self._pending.unlink(missing_ok=True)
-        self._sync()
+        if self._pending.exists():
+            self._pending.unlink()
+            self._sync()
 
     def _sync(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY)

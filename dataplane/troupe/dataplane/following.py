@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import structlog
 
-from troupe.broker.addressing import SessionKey
+from troupe.broker.addressing import DEFAULT, SessionKey
 from troupe.broker.order import Number
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import Aborted, ResourceExhausted, TroupeError, Unavailable
@@ -281,8 +281,10 @@ def not_owner(key: SessionKey) -> Aborted:
 
 
 def bare(key: SessionKey) -> SessionRef:
-    """The session as a worker names it to another: all callers are of one tenant until they have credentials."""
-    return SessionRef(namespace=key.namespace, agent=key.agent, session=key.session)
+    """The session as a worker names it to another. The tenant is named where it is not the default one: a fleet that
+    asks for no credentials has only that."""
+    tenant = key.tenant if key.tenant != DEFAULT else ""
+    return SessionRef(tenant=tenant, namespace=key.namespace, agent=key.agent, session=key.session)
 
 
 def _event(key: SessionKey, message_id: str, clock: Clock) -> Event:

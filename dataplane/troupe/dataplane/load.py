@@ -1,21 +1,21 @@
 """How a worker is and what it carries, sampled for reports. Reporting never waits for a turn."""
 
 import asyncio
-import os
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from troupe.chassis.clock import Clock
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.world import Ending
+from troupe.dataplane.capacity import capacity
 from troupe.dataplane.config import Applier
 from troupe.dataplane.watchdog import LoopWatch
 from troupe.v1 import status_pb2
-from troupe.v1.status_pb2 import Capacity, Health, Load, StatusReport
+from troupe.v1.status_pb2 import Health, Load, PlacementPosition, StatusReport
 
 RATE_WINDOW: Final = 10.0
 LATENCY_WINDOW: Final = 60.0
@@ -25,6 +25,8 @@ HEARTBEAT: Final = 3.0
 """Seconds between two reports at most."""
 SAMPLE: Final = 0.25
 """Seconds between two looks for a change."""
+SOON: Final = 0.01
+"""Seconds from a change of what is held to the look for it: shards are handed over many at a time."""
 
 
 @dataclass(slots=True)
@@ -80,11 +82,13 @@ class Reporter:
     ) -> None:
         self._worker_id, self._instance_id = worker_id, instance_id
         self._host, self._applier, self._meter, self._watch, self._clock = host, applier, meter, watch, clock
-        self.draining = False
+        self.leaving = ""
+        """Why the worker drains; empty while it does not."""
         self.capacity = capacity(host.max_hot)
 
     def report(self, sequence: int) -> StatusReport:
         """The status now."""
+        term, version = self._host.position
         return StatusReport(
             worker_id=self._worker_id,
             instance_id=self._instance_id,
@@ -102,6 +106,7 @@ class Reporter:
                 turn_latency_p99_seconds=self._meter.p99(),
             ),
             time=timestamp(self._clock.now()),
+            placement=PlacementPosition(term=term, version=version) if term else None,
         )
 
     async def reports(self) -> AsyncIterator[StatusReport]:
@@ -113,11 +118,14 @@ class Reporter:
             if not sequence or _differs(report, last) or self._clock.monotonic() - said >= HEARTBEAT:
                 sequence, last, said = sequence + 1, report, self._clock.monotonic()
                 yield report
-            await asyncio.sleep(SAMPLE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAMPLE):
+                    await self._host.moved()
+                    await asyncio.sleep(SOON)
 
     def _health(self) -> Health:
-        if self.draining:
-            return Health(state=status_pb2.HEALTH_STATE_DRAINING, cause="the worker is stopping")
+        if self.leaving:
+            return Health(state=status_pb2.HEALTH_STATE_DRAINING, cause=self.leaving)
         if blocked := self._watch.blocked(within=LATENCY_WINDOW):
             cause = f"something blocked the event loop for {blocked:.1f} s within the last minute"
             return Health(state=status_pb2.HEALTH_STATE_DEGRADED, cause=cause)
@@ -125,23 +133,9 @@ class Reporter:
 
 
 def _differs(report: StatusReport, last: StatusReport) -> bool:
-    parts = ("running", "last_attempt", "health")
+    parts = ("running", "last_attempt", "health", "placement")
     if any(getattr(report, part) != getattr(last, part) for part in parts):
         return True
     return [(shard.shard, shard.epoch, shard.state) for shard in report.shards] != [
         (shard.shard, shard.epoch, shard.state) for shard in last.shards
     ]
-
-
-def capacity(max_hot_sessions: int) -> Capacity:
-    """What this process may use: its processors, and its memory limit where the kernel tells one."""
-    return Capacity(cpus=len(os.sched_getaffinity(0)), memory_bytes=_memory_limit(), max_hot_sessions=max_hot_sessions)
-
-
-def _memory_limit() -> int:
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    try:
-        return min(physical, int(limit.read_text()))
-    except (OSError, ValueError):
-        return physical

@@ -9,3 +9,8 @@ REFUSED = Counter("troupe_gateway_refused", "Messages that were refused and not 
 UNCONFIRMED = Counter(
     "troupe_gateway_unconfirmed", "Messages whose confirm did not come in time; a SKIP takes their place."
 )
+REGISTERED = Gauge("troupe_registered", "1 while a control plane takes this worker's registration, else 0.")
+REVISION_CLASHES = Counter(
+    "troupe_revision_clashes",
+    "Revisions that came with the place in order of another one: two control planes write, or a store was restored.",
+)

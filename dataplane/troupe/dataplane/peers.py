@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final
 
 from troupe.chassis.errors import DeadlineExceeded
-from troupe.chassis.rpc_client import ClientTls, channel, translated
+from troupe.chassis.rpc_client import Credentials, channel, translated
 from troupe.dataplane.placement import ShardOwner
 from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import (
@@ -44,8 +44,8 @@ DELETE: Final = 15.0
 class Peers:
     """Channels to other workers. Each is opened when it is first used."""
 
-    def __init__(self, tls: ClientTls | None) -> None:
-        self._tls = tls
+    def __init__(self, credentials: Credentials | None = None) -> None:
+        self._credentials = credentials or Credentials()
         self._stubs: OrderedDict[str, AgentServiceAsyncStub] = OrderedDict()
 
     def subscribe(self, owner: ShardOwner, request: SubscribeRequest) -> "Stream":
@@ -77,7 +77,7 @@ class Peers:
     def _stub(self, owner: ShardOwner) -> "AgentServiceAsyncStub":
         stub = self._stubs.get(owner.address)
         if stub is None:
-            made: Any = AgentServiceStub(channel(owner.address, self._tls))
+            made: Any = AgentServiceStub(channel(owner.address, self._credentials.tls, self._credentials.token))
             stub = self._stubs[owner.address] = made
         self._stubs.move_to_end(owner.address)
         if len(self._stubs) > MAX_PEERS:

@@ -29,6 +29,7 @@ class Placement:
     def __init__(self, instance_id: str) -> None:
         self._instance_id = instance_id
         self._order = (0, 0)
+        self._draining = False
         self._shard_count = 0
         self._owners: Mapping[int, ShardOwner] = {}
         self._revoked: frozenset[int] = frozenset()
@@ -55,6 +56,21 @@ class Placement:
     def open(self) -> None:
         """The mailboxes of the placement exist."""
         self._first.set()
+
+    @property
+    def opened(self) -> bool:
+        """Whether they do."""
+        return self._first.is_set()
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Its place in order, (term, version); (0, 0) before the first."""
+        return self._order
+
+    @property
+    def draining(self) -> bool:
+        """Whether this process is to hand over all it has and exit."""
+        return self._draining
 
     @property
     def known(self) -> bool:
@@ -116,6 +132,7 @@ class Placement:
             shard.shard for shard in request.shards if shard.revoked and shard.instance_id == self._instance_id
         )
         self._live = frozenset(request.live_instance_ids) or None
+        self._draining = self._instance_id in request.draining_instance_ids
         return frozenset(changed)
 
 

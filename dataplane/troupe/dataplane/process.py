@@ -3,19 +3,24 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
+import structlog
 
 from troupe.broker import connect as brokers
 from troupe.broker.addressing import SessionKey
 from troupe.broker.port import Broker
 from troupe.chassis import rpc
+from troupe.chassis.access.guard import guarding
+from troupe.chassis.background import background
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.chassis.ids import uuid7
-from troupe.chassis.rpc_client import ClientTls
+from troupe.chassis.lifecycle import Stop
+from troupe.chassis.rpc_client import Credentials
+from troupe.dataplane.access import METHODS
 from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
@@ -23,13 +28,15 @@ from troupe.dataplane.admission import Limits
 from troupe.dataplane.behaviours.whole import Whole
 from troupe.dataplane.blobs import connect as blobs
 from troupe.dataplane.blobs.payloads import Payloads
-from troupe.dataplane.clients import stay_registered
+from troupe.dataplane.capacity import capacity
+from troupe.dataplane.clients import Registration
 from troupe.dataplane.config import Applier, RevisionFiles
 from troupe.dataplane.dead_letters.letters import DeadLetters
+from troupe.dataplane.departure import Departure
 from troupe.dataplane.following import Following
 from troupe.dataplane.gateway import Gateway
 from troupe.dataplane.llm.client import LlmConnections
-from troupe.dataplane.load import Reporter, TurnMeter, capacity
+from troupe.dataplane.load import Reporter, TurnMeter
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
 from troupe.dataplane.revision import Endpoint, prepare
@@ -56,6 +63,8 @@ ENOUGH_TURNS = 5
 LOOK_BACK = 3.0
 """Seconds after which a blocked loop is forgiven."""
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -63,14 +72,35 @@ class Worker:
 
     address: str
     """`host:port` really bound."""
+    departure: Departure
+
+
+async def serve(settings: DataPlaneSettings, stop: Stop) -> None:
+    """Run a worker until `stop` is set or the control plane drains it; both ways it leaves its shards with others
+    first. Raises what `running` does, and FailedPrecondition, REPLACED, where another process registered as this
+    worker; by then it has let go of everything."""
+    async with running(settings) as worker, background() as group:
+        group.create_task(_obey(stop, worker.departure))
+        await worker.departure.asked()
+        await worker.departure.made()
+    log.info("stopped", worker=settings.worker_id, why=worker.departure.why)
+    if worker.departure.replaced is not None:
+        raise worker.departure.replaced
+
+
+async def _obey(stop: Stop, departure: Departure) -> None:
+    await stop
+    departure.ask("it was told to stop")
 
 
 @contextlib.asynccontextmanager
 async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> AsyncIterator[Worker]:
     """Serve until the block is left. Entering returns when calls are answered; the shards come with the control
-    plane's placement. Leaving takes nothing new, lets running turns end within `drain_timeout`, and stops; a failure
-    in the background cancels the block. Raises, each with one line of what to do: FailedPrecondition and DataLoss for
-    the data directory, InvalidArgument for URLs, FailedPrecondition for a port in use."""
+    plane's placement. Leaving takes nothing new, lets running turns end within `drain_timeout`, and stops, without a
+    word to the control plane, for which see `Worker.departure`; a failure in the background cancels the block.
+
+    Raises, each with one line of what to do: FailedPrecondition and DataLoss for the data directory, InvalidArgument
+    for URLs, FailedPrecondition for a port in use."""
     clock = clock or SystemClock()
     for directory in reversed(settings.python_path):
         if str(directory.absolute()) not in sys.path:
@@ -78,8 +108,9 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
     broker_url = settings.broker or f"sqlite:///{(settings.data / 'broker.db').absolute()}"
     state_url = settings.state or f"sqlite:///{(settings.data / 'state.db').absolute()}"
     instance_id, hub, meter = uuid7(), Hub(), TurnMeter(clock)
+    guard = guarding(settings, METHODS)
     placement, watch = Placement(instance_id), LoopWatch(clock)
-    peers = Peers(ClientTls.among_peers(settings))
+    peers = Peers(Credentials.among_peers(settings))
     async with (
         stores.connected(state_url, allow_volatile=settings.allow_volatile_state) as store,
         brokers.connected(broker_url) as broker,
@@ -99,6 +130,9 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
             checks=settings.health_checks,
             window=settings.health_window,
         )
+
+        def labels(namespace: str, name: str) -> Mapping[str, str]:
+            return applier.running.labels.get((namespace, name), {}) if applier.running else {}
 
         def behaviour(key: SessionKey) -> Behaviour | None:
             found = applier.running.behaviour(key) if applier.running else None
@@ -137,9 +171,10 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
             ) as gateway,
         ):
             worker.join(host, applier, gateway.following)
-            reporter = Reporter(settings.worker_id, instance_id, host, applier, meter, watch, clock)
+            stopping = False
             sessions = Sessions(store, host, gateway, clock, placement, peers)
-            agents = Agents(gateway, sessions, payloads, stopping=lambda: reporter.draining)
+            agents = Agents(gateway, sessions, payloads, stopping=lambda: stopping, labels=labels)
+            reporter = Reporter(settings.worker_id, instance_id, host, applier, meter, watch, clock)
             data_plane = DataPlane(applier, reporter, worker.place)
             letters = DeadLetterDesk(DeadLetters(broker, store, clock, ready=placement.ready, whole=payloads.inline))
 
@@ -150,26 +185,40 @@ async def running(settings: DataPlaneSettings, clock: Clock | None = None) -> As
                 return [AGENT_SERVICE, DATA_PLANE_SERVICE, DEAD_LETTER_SERVICE]
 
             await applier.boot()
-            async with rpc.serving(settings, register) as serving:
+            async with rpc.serving(settings, register, guard) as serving:
+                departure = Departure(host, placement, reporter, serving, settings.drain_patience)
+                worker.depart = departure.ask
                 joining = RegisterRequest(
                     worker_id=settings.worker_id,
                     instance_id=instance_id,
                     address=settings.advertise or serving.address,
                     capacity=capacity(settings.max_hot_sessions),
+                    labels=settings.labels,
+                )
+                registration = Registration(
+                    settings.server,
+                    joining,
+                    clock,
+                    Credentials.among_peers(settings),
+                    term=lambda: placement.position[0],
                 )
                 chores = [
-                    tasks.create_task(
-                        stay_registered(settings.server, joining, clock, ClientTls.among_peers(settings))
-                    ),
+                    tasks.create_task(_registered(registration, departure)),
                     tasks.create_task(watch.run()),
                 ]
+                in_order = False
                 try:
-                    yield Worker(serving.address)
+                    yield Worker(serving.address, departure)
+                    in_order = True
                 finally:
-                    reporter.draining = True
+                    stopping = True
                     for chore in chores:
                         chore.cancel()
-                    applier.close()
+                    await applier.close(in_order=in_order)
+
+
+async def _registered(registration: Registration, departure: Departure) -> None:
+    departure.replace(await registration.run())
 
 
 class _Worker:
@@ -181,6 +230,8 @@ class _Worker:
         self._broker, self._store, self._placement = broker, store, placement
         self._meter, self._watch = meter, watch
         self._settling = asyncio.Lock()
+        self.depart: Callable[[str], None] = lambda _: None
+        """What is called where the control plane drains this process."""
 
     def join(self, host: Host, applier: Applier, following: Following) -> None:
         """Before anything else is called."""
@@ -189,6 +240,8 @@ class _Worker:
     async def place(self, request: PlaceRequest) -> list[ShardStatus]:
         """Take the placement. Raises FailedPrecondition for an older one."""
         changed = self._placement.take(request)
+        if self._placement.draining:
+            self.depart("the control plane drains it")
         try:
             await self.settle()
         finally:
@@ -196,15 +249,17 @@ class _Worker:
         return self._host.statuses()
 
     async def settle(self) -> None:
-        """Hold the shards placed here, once there is a revision to run for them."""
+        """Hold the shards placed here, but none while there is no revision to run for them."""
         async with self._settling:
-            if self._placement.known:
-                await self._store.declare(self._placement.shard_count)
-                await self._broker.declare(self._placement.shard_count)
-                self._placement.open()
-            if self._applier.running is not None and self._placement.known:
-                placement = self._placement
-                await self._host.hold(placement.mine, placement.revoked, placement.live)
+            placement = self._placement
+            if placement.known:
+                if not placement.opened:
+                    await self._store.declare(placement.shard_count)
+                    await self._broker.declare(placement.shard_count)
+                    placement.open()
+                mine = placement.mine
+                unwanted = placement.revoked if self._applier.running else {owner.shard for owner in mine}
+                await self._host.hold(mine, unwanted, placement.live, placement.position)
             self._host.revision_changed()
 
     def trouble(self) -> TroupeError | None:

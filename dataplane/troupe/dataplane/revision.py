@@ -58,6 +58,9 @@ class Revision:
     behaviours: Mapping[tuple[str, str], Behaviour]
     """By (namespace, name)."""
 
+    labels: Mapping[tuple[str, str], Mapping[str, str]]
+    """Those of each agent and actor, by (namespace, name)."""
+
     def behaviour(self, key: SessionKey) -> Behaviour | None:
         return self.behaviours.get((key.namespace, key.agent))
 
@@ -82,7 +85,12 @@ class _Preparation:
             behaviours[_name(found.metadata)] = self._agent(found, models, tools)
         for found in self._of("Actor"):
             behaviours[_name(found.metadata)] = self._actor(found)
-        return Revision(self._config, behaviours)
+        labels = {
+            _name(found.metadata): dict(found.metadata.labels)
+            for kind in ("Agent", "Actor")
+            for found in self._of(kind)
+        }
+        return Revision(self._config, behaviours, labels)
 
     def _of(self, kind: str) -> list[Resource]:
         return [found for found in self._config.resources if found.kind == kind]

@@ -9,9 +9,10 @@ import grpc
 from troupe.broker.addressing import DEFAULT, SessionKey
 from troupe.broker.envelope import MAX_ID
 from troupe.broker.order import Number
-from troupe.chassis.errors import InvalidArgument, PermissionDenied, TroupeError, Unimplemented
+from troupe.chassis.errors import InvalidArgument, TroupeError, Unimplemented
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds
+from troupe.dataplane import access
 from troupe.dataplane.actors.hub import LAST
 from troupe.dataplane.blobs.payloads import Payloads, check_inline
 from troupe.dataplane.gateway import CONFIRM, MAX_WAIT, Gateway
@@ -55,11 +56,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Agents(served.AgentServiceServicer):
     """The service of one worker. Clients give and get contents whole; workers, among themselves, as they travel."""
 
-    def __init__(self, gateway: Gateway, sessions: Sessions, payloads: Payloads, stopping: Callable[[], bool]) -> None:
-        self._gateway, self._sessions, self._payloads, self._stopping = gateway, sessions, payloads, stopping
+    def __init__(
+        self,
+        gateway: Gateway,
+        sessions: Sessions,
+        payloads: Payloads,
+        stopping: Callable[[], bool],
+        labels: access.Labels,
+    ) -> None:
+        self._gateway, self._sessions, self._payloads = gateway, sessions, payloads
+        self._stopping, self._labels = stopping, labels
 
     async def Send(self, request: SendRequest, context: Context) -> SendResponse:  # noqa: N802
-        key = _key(request.session)
+        key = self._key(request.session)
         wait = seconds(request.wait)
         within = _within(context)
         await self._take(key, request)
@@ -75,7 +84,7 @@ class Agents(served.AgentServiceServicer):
     async def Converse(  # noqa: N802
         self, request: ConverseRequest, context: Context
     ) -> AsyncIterator[ConverseResponse]:
-        key, message = _key(request.message.session), request.message
+        key, message = self._key(request.message.session), request.message
         message.message_id = message.message_id or uuid7()
         after = request.after if request.HasField("after") else None
         await self._take(key, message)
@@ -95,7 +104,7 @@ class Agents(served.AgentServiceServicer):
     async def Subscribe(  # noqa: N802
         self, request: SubscribeRequest, context: Context
     ) -> AsyncIterator[SubscribeResponse]:
-        key, relayed = _key(request.session), _relayed(context)
+        key, relayed = self._key(request.session), _relayed(context)
         # Said at once: who relays wants to know that somebody is there, before there is anything to show.
         await context.send_initial_metadata(())
         if request.message_id:
@@ -113,7 +122,7 @@ class Agents(served.AgentServiceServicer):
                 yield SubscribeResponse(event=event if relayed else await self._shown(key, event))
 
     async def GetMessage(self, request: GetMessageRequest, context: Context) -> GetMessageResponse:  # noqa: N802
-        key = _key(request.session)
+        key = self._key(request.session)
         wait = seconds(request.wait)
         _check_id("message_id", request.message_id)
         if not 0 <= wait <= MAX_WAIT:
@@ -132,7 +141,7 @@ class Agents(served.AgentServiceServicer):
             raise Unimplemented("NOT_BUILT", f"verb: {name.removeprefix('VERB_')} is not built yet; CANCEL is")
         if not 1 <= len(request.messages) <= MAX_MESSAGES:
             raise InvalidArgument("BAD_MESSAGES", f"messages: name 1 to {MAX_MESSAGES}")
-        keys = [_key(message.session) for message in request.messages]
+        keys = [self._key(message.session) for message in request.messages]
         for message in request.messages:
             _check_id("messages: message_id", message.message_id)
         verb_id = request.verb_id or uuid7()
@@ -147,28 +156,34 @@ class Agents(served.AgentServiceServicer):
     async def GetSession(self, request: GetSessionRequest, context: Context) -> GetSessionResponse:  # noqa: N802
         if request.history > MAX_MESSAGES:
             raise InvalidArgument("BAD_HISTORY", f"history: at most {MAX_MESSAGES} entries")
-        session, history = await self._sessions.get(_key(request.session), request.history, relayed=_relayed(context))
+        key = self._key(request.session)
+        session, history = await self._sessions.get(key, request.history, relayed=_relayed(context))
         return GetSessionResponse(session=session, history=history)
 
     async def ListSessions(self, request: ListSessionsRequest, context: Context) -> ListSessionsResponse:  # noqa: N802
         if request.parent.session:
             raise InvalidArgument("BAD_PARENT", "parent: names an agent, not a session")
         if request.parent.tenant:
-            raise _no_tenant()
+            raise access.tenant_set("parent.tenant")
         size = request.page_size or 100
         if not 1 <= size <= MAX_MESSAGES:
             raise InvalidArgument("BAD_PAGE_SIZE", f"page_size: must lie between 1 and {MAX_MESSAGES}")
-        prefix = f"{DEFAULT}/"
+        prefix = f"{access.tenant()}/"
         if request.parent.agent or request.parent.namespace:
             prefix += f"{request.parent.namespace or DEFAULT}/"
         if request.parent.agent:
             prefix += f"{request.parent.agent}/"
         sessions, token = await self._sessions.list(prefix, size, request.page_token)
-        return ListSessionsResponse(sessions=sessions, next_page_token=token)
+        # A page may be shorter than asked for where some of it are not the caller's.
+        own = [one for one in sessions if access.reaches(one.session.namespace, one.session.agent, self._labels)]
+        return ListSessionsResponse(sessions=own, next_page_token=token)
 
     async def DeleteSession(self, request: DeleteSessionRequest, context: Context) -> DeleteSessionResponse:  # noqa: N802
-        cancelled = await self._sessions.delete(_key(request.session), relayed=_relayed(context))
+        cancelled = await self._sessions.delete(self._key(request.session), relayed=_relayed(context))
         return DeleteSessionResponse(cancelled=cancelled)
+
+    def _key(self, ref: SessionRef) -> SessionKey:
+        return access.session(ref, self._labels)
 
     async def _take(self, key: SessionKey, request: SendRequest) -> None:
         """Let the request's content be as it travels."""
@@ -197,13 +212,6 @@ class Agents(served.AgentServiceServicer):
         return event
 
 
-def _key(ref: SessionRef) -> SessionKey:
-    """The caller's session. All callers are of one tenant until they have credentials."""
-    if ref.tenant:
-        raise _no_tenant()
-    return SessionKey.of(ref)
-
-
 def _number(request: SubscribeRequest) -> Number | None:
     if not request.HasField("number"):
         return None
@@ -222,7 +230,7 @@ def _within(context: Context) -> float:
 def _relayed(context: Context) -> bool:
     """Whether another worker passes the call on."""
     metadata: Any = context.invocation_metadata()
-    return any(name == RELAYED[0] for name, _ in metadata or ())
+    return access.passes_on() and any(name == RELAYED[0] for name, _ in metadata or ())
 
 
 def _check_id(field: str, value: str) -> None:
@@ -230,9 +238,3 @@ def _check_id(field: str, value: str) -> None:
         raise InvalidArgument("NO_MESSAGE_ID", f"{field}: is required")
     if len(value.encode()) > MAX_ID:
         raise InvalidArgument("BAD_MESSAGE_ID", f"{field}: more than {MAX_ID} bytes")
-
-
-def _no_tenant() -> PermissionDenied:
-    return PermissionDenied(
-        "TENANT_SET", "session.tenant: only workers name a tenant (role worker missing); leave it out"
-    )

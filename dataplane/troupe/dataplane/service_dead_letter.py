@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 
-from troupe.broker.addressing import DEFAULT, MAX_SESSION, NAME, is_session
+from troupe.broker.addressing import MAX_SESSION, NAME, is_session
 from troupe.broker.port import AGENTS
-from troupe.chassis.errors import InvalidArgument, PermissionDenied, Violation
+from troupe.chassis.errors import InvalidArgument, Violation
+from troupe.dataplane import access
 from troupe.dataplane.dead_letters.filter import Filter
 from troupe.dataplane.dead_letters.letters import DeadLetters
 from troupe.dataplane.dead_letters.shown import is_moment
@@ -32,8 +33,6 @@ SERVICE = DESCRIPTOR.services_by_name["DeadLetterService"].full_name
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1000
 MAX_IDS = 1000
 MAX_RATE = 100_000.0
-TENANT = DEFAULT
-"""Whose letters a caller sees: all callers are of one tenant until they have credentials."""
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -52,7 +51,7 @@ class DeadLetterDesk(served.DeadLetterServiceServicer):
         _check(_wrong_list(request))
         letters, token = await self._letters.page(
             request.pool or AGENTS,
-            Filter.of(request.filter, TENANT),
+            Filter.of(request.filter, access.tenant()),
             request.page_size or DEFAULT_PAGE,
             request.page_token,
         )
@@ -62,13 +61,13 @@ class DeadLetterDesk(served.DeadLetterServiceServicer):
         self, request: GetDeadLetterRequest, context: Context
     ) -> GetDeadLetterResponse:
         _check([*_wrong_pool(request.pool), *_wrong_id("letter_id", request.letter_id)])
-        return await self._letters.get(request.pool or AGENTS, request.letter_id, TENANT)
+        return await self._letters.get(request.pool or AGENTS, request.letter_id, access.tenant())
 
     async def Redrive(self, request: RedriveRequest, context: Context) -> AsyncIterator[RedriveResponse]:  # noqa: N802
         _check(_wrong_redrive(request))
         results = self._letters.redrive(
             request.pool or AGENTS,
-            Filter.of(request.filter, TENANT),
+            Filter.of(request.filter, access.tenant()),
             limit=request.limit,
             rate=request.rate,
             dry_run=request.dry_run,
@@ -81,7 +80,7 @@ class DeadLetterDesk(served.DeadLetterServiceServicer):
         _check(_wrong_purge(request))
         results = self._letters.purge(
             request.pool or AGENTS,
-            Filter.of(request.filter, TENANT),
+            Filter.of(request.filter, access.tenant()),
             limit=request.limit,
             dry_run=request.dry_run,
         )
@@ -116,7 +115,7 @@ def _wrong_redrive(request: RedriveRequest) -> Iterator[Violation]:
 def _wrong_purge(request: PurgeRequest) -> Iterator[Violation]:
     yield from _wrong_pool(request.pool)
     yield from _wrong_filter(request.filter)
-    narrows = Filter.of(request.filter, TENANT).narrows
+    narrows = Filter.of(request.filter, access.tenant()).narrows
     if not narrows and not request.all:
         yield Violation("filter", "must name something; to purge every letter of the pool, set `all`")
     if narrows and request.all:
@@ -135,9 +134,7 @@ def _wrong_id(field: str, letter_id: str) -> Iterator[Violation]:
 
 def _wrong_filter(asked: DeadLetterFilter) -> Iterator[Violation]:
     if asked.session.tenant:
-        raise PermissionDenied(
-            "TENANT_SET", "filter.session.tenant: only workers name a tenant (role worker missing); leave it out"
-        )
+        raise access.tenant_set("filter.session.tenant")
     if len(asked.letter_ids) > MAX_IDS:
         yield Violation("filter.letter_ids", f"must be at most {MAX_IDS}")
     for place, letter_id in enumerate(asked.letter_ids[:MAX_IDS]):

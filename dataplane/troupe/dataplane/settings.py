@@ -1,15 +1,26 @@
 """The settings of a worker."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
+from pydantic import field_validator
+from pydantic_settings import NoDecode
+
+from troupe.chassis import servers
+from troupe.chassis.access.settings import AccessSettings
 from troupe.chassis.data import data_home
-from troupe.chassis.service import ServiceSettings
 from troupe.chassis.settings import SecretStr, setting
+from troupe.resources.validation import MAX_LABEL_BYTES, MAX_LABELS, NAME
+
+WEIGHT: Final = "troupe.dev/weight"
+"""The label that asks for a share of the shards."""
+LIGHTEST: Final = 0.01
+HEAVIEST: Final = 1_000.0
 
 
-class DataPlaneSettings(ServiceSettings):
+class DataPlaneSettings(AccessSettings):
     """Everything that a worker can be told. Durations are in seconds."""
 
     service: ClassVar[str] = "dataplane"
@@ -18,9 +29,17 @@ class DataPlaneSettings(ServiceSettings):
     advertise: str = setting(
         default="", description="host:port that others reach this worker by; empty: the address it listens on"
     )
-    server: str = setting(default="127.0.0.1:7071", description="host:port of the control plane")
+    server: Annotated[list[str], NoDecode] = setting(
+        default=["127.0.0.1:7071"],
+        description="host:port of the control plane, or of several, with commas between; the one that leads is found",
+    )
     worker_id: str = setting(
         default="worker-0", description="stable name of this worker; a second process of that name takes its place"
+    )
+    label: Annotated[list[str], NoDecode] = setting(
+        default=[],
+        description=f"NAME=VALUE that is said of this worker; {WEIGHT}=NUMBER is its share of the shards beside the "
+        "others', in place of what follows from processors and memory",
     )
     data: Path = setting(default_factory=data_home, description="directory of embedded stores and the last revision")
     broker: str = setting(
@@ -63,6 +82,12 @@ class DataPlaneSettings(ServiceSettings):
     drain_timeout: float = setting(
         default=20.0, ge=0, description="how long a stopping worker lets its running turns go on"
     )
+    drain_patience: float = setting(
+        default=10.0,
+        ge=0,
+        description="how long a stopping worker waits for the control plane to move its shards before it lets go of "
+        "them by itself",
+    )
     handover_timeout: float | None = setting(
         default=None,
         gt=0,
@@ -93,3 +118,58 @@ class DataPlaneSettings(ServiceSettings):
         ge=1,
         description="bytes of messages that may wait for one shard's sessions before more are refused",
     )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What `label` says."""
+        return dict(_pair(label) for label in self.label)
+
+    @field_validator("server", "label", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`a,b` and [a, b] and [`a,b`] are the same."""
+        if isinstance(value, str | list) and all(isinstance(one, str) for one in value):
+            return [part.strip() for one in ([value] if isinstance(value, str) else value) for part in one.split(",")]
+        return value
+
+    @field_validator("server")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        return servers.addresses(",".join(value))
+
+    @field_validator("worker_id")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("must be 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit")
+        return value
+
+    @field_validator("label")
+    @classmethod
+    def _are_labels(cls, value: list[str]) -> list[str]:
+        if problem := next(_problems(value), ""):
+            raise ValueError(problem)
+        return value
+
+
+def _pair(label: str) -> tuple[str, str]:
+    name, _, value = label.partition("=")
+    return name, value
+
+
+def _problems(labels: list[str]) -> Iterator[str]:
+    if len(labels) > MAX_LABELS:
+        yield f"has {len(labels)} labels, at most {MAX_LABELS} are taken"
+    for label in labels:
+        name, value = _pair(label)
+        if not name or "=" not in label or max(len(name.encode()), len(value.encode())) > MAX_LABEL_BYTES:
+            yield f"needs NAME=VALUE, a name of 1 to {MAX_LABEL_BYTES} bytes and a value of no more"
+        if name == WEIGHT and not _is_weight(value):
+            yield f"{WEIGHT} must be a number from {LIGHTEST:g} to {HEAVIEST:g}, not {value!r}"
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        return LIGHTEST <= float(text) <= HEAVIEST
+    except ValueError:
+        return False

@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from support import scripted_actor
 from support.certificates import authority
+from support.credentials import Tokens
 from support.fleets import agent, model
 from support.hosting import until
 from support.member_calls import REF, Stream, converse, send, session
 from support.serving_worker import COUNTER
 from support.worker_fleet import Member, WorkerFleet, worker_fleet
 
+from troupe.chassis.access.roles import Role
 from troupe.chassis.errors import AlreadyExists
+from troupe.chassis.settings import SecretStr
 from troupe.llm_sim import process as llm_sim
 from troupe.llm_sim.settings import LlmSimSettings
 from troupe.v1 import agent_pb2 as pb
@@ -62,8 +65,10 @@ class TestFollowing:
         folder = tmp_path / "tls"
         folder.mkdir()
         made = authority(folder)
-        tls = {"tls_cert": made.cert, "tls_key": made.key, "tls_ca": made.ca}
-        async with worker_fleet(tmp_path, "owner", "other", resources=[COUNTER], **tls) as fleet:
+        tokens = Tokens(tmp_path / "tokens.toml")
+        token = SecretStr(tokens.add("everybody", *Role))
+        access = {"tls_cert": made.cert, "tls_key": made.key, "tls_ca": made.ca, "tokens": tokens.path, "token": token}
+        async with worker_fleet(tmp_path, "owner", "other", resources=[COUNTER], **access) as fleet:
             stream = converse(fleet.members["other"])
             assert (await stream.end()).completed.result.text == "1"
             assert (await session(fleet.members["other"])).worker_id == "owner"

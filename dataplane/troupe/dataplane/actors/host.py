@@ -58,6 +58,7 @@ class Host:
         order_timeout: float,
         idle_after: float,
         max_hot_sessions: int,
+        drain_timeout: float,
         handover_timeout: float | None,
         unacked_budget: int,
         ended: Callable[[Ending], None],
@@ -73,7 +74,10 @@ class Host:
         self._hot: OrderedDict[SessionKey, Actor] = OrderedDict()
         self._refused: dict[Owner, int] = {}
         self._suspects = asyncio.Lock()
-        self._draining = False
+        self._drain_timeout = drain_timeout
+        self._drain_until: float | None = None
+        self._position = (0, 0)
+        self._moved = asyncio.Event()
         self._beside: set[asyncio.Task[None]] = set()
         self.world = World(
             store=store,
@@ -113,8 +117,8 @@ class Host:
         dice: Callable[[], float] = random.random,
     ) -> AsyncIterator["Host"]:
         """A host that holds nothing yet; `ended` hears how each message ended. On exit it hands all shards over, gives
-        running turns `drain_timeout` seconds, and stops; what did not end waits in the inbox. A turn whose shard was
-        handed over goes on for `handover_timeout` seconds, by default as long as it may take at all."""
+        running turns `drain_timeout` seconds from `drain` on, and stops; what did not end waits in the inbox. A turn
+        whose shard was handed over goes on for `handover_timeout` seconds, by default as long as it may take at all."""
         async with asyncio.TaskGroup() as tasks:
             host = Host(
                 store,
@@ -127,6 +131,7 @@ class Host:
                 order_timeout=order_timeout,
                 idle_after=idle_after,
                 max_hot_sessions=max_hot_sessions,
+                drain_timeout=drain_timeout,
                 handover_timeout=handover_timeout,
                 unacked_budget=unacked_budget,
                 ended=ended,
@@ -138,18 +143,22 @@ class Host:
                 yield host
             finally:
                 try:
-                    await host._stop(drain_timeout)
+                    await host._stop()
                 finally:
                     for task in host._beside:
                         task.cancel()
 
     async def hold(
-        self, owners: Iterable[Owner], revoked: Container[int] = (), live: Container[str] | None = None
+        self,
+        owners: Iterable[Owner],
+        revoked: Container[int] = (),
+        live: Container[str] | None = None,
+        position: tuple[int, int] = (0, 0),
     ) -> None:
         """Hold exactly these shards: hand over those that are `revoked`, beside; let go of others at once; claim and
         subscribe to the new ones. What cannot be acquired within AT_ONCE is tried on beside, until it is or is not
-        wanted any more. A host that stops acquires none. `live` are the processes that may still run turns; None:
-        nobody knows."""
+        wanted any more. A host that drains acquires none. `live` are the processes that may still run turns; None:
+        nobody knows. `position` is what `position` says from when this has taken effect."""
         mine = {owner.shard: owner for owner in owners}
         self._live = live
         self._wanted = {number: owner for number, owner in mine.items() if number not in revoked}
@@ -165,6 +174,8 @@ class Host:
                 self._spawn(self._hand_over(shard))
         await asyncio.gather(*map(self._let_go, lost))
         acquiring = self._acquire_wanted()
+        self._position = position
+        self._note()
         if acquiring:
             await asyncio.wait(acquiring, timeout=AT_ONCE)
 
@@ -178,6 +189,41 @@ class Host:
         ]
         held = [shard.status() for shard in self._shards.values()]
         return sorted(held + refused, key=lambda status: status.shard)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The place in order (term, version) of the placement that `statuses` follow from: a shard that was revoked in
+        it and is not among them is released. (0, 0) before the first."""
+        return self._position
+
+    @property
+    def held(self) -> int:
+        """Shards that this worker holds, those that it is handing over included."""
+        return len(self._shards)
+
+    async def moved(self) -> None:
+        """Wait for the next change of what is held or, of turns whose shards are handed over, what runs."""
+        await self._moved.wait()
+
+    def drain(self) -> None:
+        """Acquire nothing more. The time that running turns have begins, unless it has before."""
+        if self._drain_until is None:
+            self._drain_until = asyncio.get_running_loop().time() + self._drain_timeout
+
+    @property
+    def drain_until(self) -> float:
+        """When the turns' time is over, on the event loop's clock. `drain` comes first."""
+        assert self._drain_until is not None, "drain comes first"
+        return self._drain_until
+
+    async def release(self) -> None:
+        """Hand over every shard that is not being handed over yet; returns when none is held. `drain` comes first."""
+        for shard in self._shards.values():
+            if not shard.releasing:
+                shard.releasing = True
+                self._spawn(self._hand_over(shard))
+        while self._shards:
+            await self._moved.wait()
 
     def actor(self, key: SessionKey) -> Actor | None:
         """The session's actor, if it is in memory."""
@@ -219,13 +265,17 @@ class Host:
         new = [
             owner
             for number, owner in self._wanted.items()
-            if number not in self._shards and owner not in self._refused and not self._draining
+            if number not in self._shards and owner not in self._refused and self._drain_until is None
         ]
-        if not self._draining:
+        if self._drain_until is None:
             self._share_out(len(self._shards) + len(new))
         for owner in new:
             self._shards[owner.shard] = Shard(owner, self.world, self._find, self._prefetch)
-        return [self._spawn(self._shards[owner.shard].acquire()) for owner in new]
+        return [self._spawn(self._acquire(self._shards[owner.shard])) for owner in new]
+
+    async def _acquire(self, shard: Shard) -> None:
+        await shard.acquire()
+        self._note()
 
     def _share_out(self, shards: int) -> None:
         """The budget is for all shards together, of which there are so many now."""
@@ -309,6 +359,7 @@ class Host:
             del self._shards[shard.owner.shard]
         for actor in actors:
             self._forget_hot(actor)
+        self._note()
 
     async def _hand_over(self, shard: Shard) -> None:
         """Release the shard, and take it again where that is wanted by then. Turns that run go on."""
@@ -336,23 +387,23 @@ class Host:
             self._leaving.discard(actor)
             actor.stop()
             self._forget_hot(actor)
+            self._note()
 
     def _goes_on(self, key: SessionKey, number: Number) -> bool:
         return any(
             actor.key == key and actor.turn is not None and actor.turn.number == number for actor in self._leaving
         )
 
-    async def _stop(self, drain_timeout: float) -> None:
-        self._draining = True
-        until = asyncio.get_running_loop().time() + drain_timeout
+    async def _stop(self) -> None:
+        self.drain()
         shards = [shard for shard in self._shards.values() if not shard.releasing]
         for shard in shards:
             shard.releasing = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(drain_timeout, PUT_BACK)):
+            async with asyncio.timeout(max(self._drain_timeout, PUT_BACK)):
                 await asyncio.gather(*map(self._hand_over, shards))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(self.drain_until):
                 for actor in list(self._leaving):
                     await actor.rested.wait()
         interrupted = [*self._leaving, *(actor for shard in self._shards.values() for actor in shard.actors.values())]
@@ -378,6 +429,10 @@ class Host:
                 await self._store.forget(now, now - RETENTION)
             except Exception as error:
                 log.warning("store not cleared, trying again later", error=str(error))
+
+    def _note(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._tasks.create_task(self._guarded(work))

@@ -21,6 +21,8 @@ from troupe.v1.status_pb2 import ShardStatus
 
 AGAIN: Final = 1.0
 """Seconds until a shard is acquired again that could not be."""
+ACQUIRED: Final = 1.0
+"""Seconds that a shard to be handed over gets to be acquired first, where that is under way."""
 RELEASE: Final = 10.0
 """Seconds that a handover may take. Then the channel is closed: what is unacked comes again, to the new owner."""
 
@@ -36,6 +38,7 @@ class Shard:
         self.actors: dict[SessionKey, Actor] = {}
         self.subscription: Subscription | None = None
         self.lost = self.releasing = False
+        self._acquiring: asyncio.Task[None] | None = None
         self._burying: set[asyncio.Task[None]] = set()
 
     def _is_wanted(self) -> bool:
@@ -64,6 +67,7 @@ class Shard:
     async def acquire(self) -> None:
         """Claim and subscribe, again and again until that is done or not wanted any more; then take up the sessions
         that have something left to do."""
+        self._acquiring = asyncio.current_task()
         while self._is_wanted():
             try:
                 due = await self._world.store.claim(self.owner)
@@ -112,6 +116,7 @@ class Shard:
         end = "finished"
         try:
             async with asyncio.timeout(RELEASE):
+                await self._settled()
                 if self.subscription is not None:
                     await self.subscription.cancel()
                 await self._write_down()
@@ -145,6 +150,14 @@ class Shard:
         subscription, self.subscription = self.subscription, None
         if subscription is not None:
             await subscription.close()
+
+    async def _settled(self) -> None:
+        """Wait until it is subscribed or will not be: the last step of `acquire` may be under way."""
+        if self._acquiring is None or self._acquiring.done():
+            return
+        await asyncio.wait([self._acquiring], timeout=ACQUIRED)
+        self._acquiring.cancel()
+        await asyncio.wait([self._acquiring])
 
     async def _write_down(self) -> None:
         try:

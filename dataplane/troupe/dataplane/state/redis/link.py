@@ -16,8 +16,6 @@ from typing import Any
 
 import structlog
 from redis.asyncio.connection import Connection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     MasterDownError,
     NoScriptError,
@@ -31,12 +29,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.background import background
 from troupe.chassis.errors import DataLoss, Internal, TroupeError, Unavailable
-from troupe.dataplane.state.redis.address import Address, refused
-from troupe.dataplane.state.redis.scripts import Script
-from troupe.dataplane.state.redis.server import Server, connected, leave, made, packed, said
+from troupe.chassis.redis_address import Address
+from troupe.chassis.redis_server import Server, Use, connected, leave, packed, pooled, said
+from troupe.dataplane.state.redis.scripts import SCRIPTS, Script
 
 log = structlog.get_logger()
 
+USE = Use(
+    store="state store",
+    kept="sessions",
+    confirmed="turns that were answered",
+    otherwise="or run with --allow-volatile-state if sessions may lose what they were told",
+)
 PATIENCE = 5.0
 """Seconds that a call waits to be written, then for its answer, and that connecting may take."""
 IN_FLIGHT = 1024
@@ -88,14 +92,7 @@ class Link:
     async def opened(address: Address, *, allow_volatile: bool) -> AsyncIterator["Link"]:
         """The link, connected. Raises InvalidArgument for a URL that the client refuses, FailedPrecondition for a
         server that sessions cannot be entrusted to, Unavailable where none answers."""
-        try:
-            pool = ConnectionPool.from_url(
-                address.url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None, driver_info=None
-            )
-            made(pool)
-        except (ValueError, TypeError) as error:
-            raise refused(str(error)) from error
-        link = Link(pool, address, allow_volatile=allow_volatile)
+        link = Link(pooled(address, USE), address, allow_volatile=allow_volatile)
         first = await link._connected()
         try:
             async with background() as tasks:
@@ -144,13 +141,17 @@ class Link:
                 self._trouble = str(error)
 
     async def _connected(self) -> tuple[Connection, Server]:
-        return await connected(self._pool, self._address.shown, allow_volatile=self._allow_volatile, patience=PATIENCE)
+        bodies = (script.body for script in SCRIPTS)
+        return await connected(
+            self._pool, self._address, USE, bodies, allow_volatile=self._allow_volatile, patience=PATIENCE
+        )
 
     async def _serve(self, connection: Connection, server: Server) -> None:
-        async with asyncio.TaskGroup() as tasks:
+        async with background() as tasks:
             tasks.create_task(self._write(connection, server))
             tasks.create_task(self._read(connection, server))
             tasks.create_task(self._see_answers())
+            await asyncio.Event().wait()
 
     async def _write(self, connection: Connection, server: Server) -> None:
         self._stirred.set()

@@ -8,6 +8,7 @@ from typing import Any
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.chassis.errors import Unavailable
+from troupe.chassis.redis_address import address
 from troupe.dataplane.state import rules
 from troupe.dataplane.state.port import (
     RECENT,
@@ -26,8 +27,7 @@ from troupe.dataplane.state.port import (
     TurnCommit,
 )
 from troupe.dataplane.state.redis import layout, scripts
-from troupe.dataplane.state.redis.address import address
-from troupe.dataplane.state.redis.link import Link
+from troupe.dataplane.state.redis.link import USE, Link
 from troupe.dataplane.state.redis.scripts import Script
 from troupe.v1.agent_pb2 import VerbAnswer
 
@@ -52,7 +52,7 @@ class RedisStateStore:
         Raises, each with one sentence of what to do: InvalidArgument for the URL; Unavailable where no Redis answers;
         FailedPrecondition where the server refuses, is a replica or a node of a cluster, is too old, or, unless
         `allow_volatile`, does not keep what it confirms."""
-        place = address(url)
+        place = address(url, USE.store)
         async with Link.opened(place, allow_volatile=allow_volatile) as link:
             yield RedisStateStore(link, place.prefix)
 
