@@ -19,7 +19,7 @@ def data(directory: Path) -> Path:
 def test_a_fleet_serves_every_command_of_another_terminal(tmp_path: Path) -> None:
     with up(tmp_path, str(EXAMPLE)):
         status = troupe(tmp_path, "status")
-        assert "revision 1 · 3 resources · 1 of 1 workers healthy" in status.stdout
+        assert "revision 1 COMPLETE · 3 resources · 1 of 1 workers healthy" in status.stdout
 
         answer = troupe(tmp_path, "chat", "clerk", "-s", "s1", "-m", "What is 123456789 * 987654321?")
         assert answer.returncode == 0, answer.stderr

@@ -7,18 +7,28 @@ import typer
 from rich.text import Text
 
 from troupe.chassis.errors import InvalidArgument
-from troupe.cli import durations, manifest_files
+from troupe.cli import manifest_files
 from troupe.cli.clients import ControlPlane, control_plane
 from troupe.cli.desired import Revised, revise
 from troupe.cli.diff_view import diff_document, diff_text
 from troupe.cli.edge import MISUSED, Refused, complain
 from troupe.cli.invocation import Invocation, alone
-from troupe.cli.output import Output, counted
-from troupe.cli.rollout import Progress, Stand, follow
-from troupe.cli.spinner import waiting
+from troupe.cli.output import counted
+from troupe.cli.rollout_options import (
+    TIMEOUT,
+    CanaryOption,
+    MaxFailuresOption,
+    MaxUnavailableOption,
+    OnFailureOption,
+    TimeoutOption,
+    WaitOption,
+    policy,
+)
+from troupe.cli.waited import watched
 from troupe.resources.content import merge
 from troupe.resources.manifest import Declared, located, parse_all
 from troupe.resources.manifest_errors import InvalidManifest, ManifestError
+from troupe.v1.rollout_pb2 import RolloutPolicy
 
 FilesOption = Annotated[
     list[str],
@@ -26,11 +36,6 @@ FilesOption = Annotated[
 ]
 PruneOption = Annotated[bool, typer.Option("--prune", help="Make the files the whole set: remove what they lack.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check, print the difference and change nothing.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Until every live worker runs it, or one refuses it.")]
-TimeoutOption = Annotated[
-    float,
-    typer.Option("--timeout", parser=durations.parse, metavar="DURATION", help="How long --wait waits."),
-]
 
 
 async def apply(
@@ -38,29 +43,29 @@ async def apply(
     files: FilesOption,
     prune: PruneOption = False,
     dry_run: DryRunOption = False,
+    canary: CanaryOption = None,
+    max_unavailable: MaxUnavailableOption = None,
+    max_failures: MaxFailuresOption = None,
+    on_failure: OnFailureOption = None,
     wait: WaitOption = False,
-    timeout: TimeoutOption = "60s",  # type: ignore[assignment]  # parsed like what a user types
+    timeout: TimeoutOption = TIMEOUT,  # type: ignore[assignment]  # parsed like what a user types
 ) -> None:
     """Merge manifests into the current revision; `unchanged` where that makes no difference."""
     declared = declarations(files)
-    output = invocation.output
+    output, rollout = invocation.output, policy(canary, max_unavailable, max_failures, on_failure)
     async with control_plane(invocation.endpoints.server) as fleet:
-        revised = await merged(fleet, declared, prune=prune, dry_run=dry_run)
+        revised = await merged(fleet, declared, prune=prune, dry_run=dry_run, rollout=rollout)
         if output.human:
             output.say(_summary(revised, dry_run))
-        stands: list[Stand] = []
+        waited = None
         if wait and not dry_run and revised.revision.revision_id:
-            async with waiting(output, "waiting for the workers"):
-                stands = await follow(fleet, revised.revision, timeout, lambda one: _progress(output, one))
+            waited = await watched(output, fleet, revised.revision, timeout)
     if not output.human:
-        document = {"revision": revised.revision, "changes": diff_document(revised.difference), "dryRun": dry_run}
-        rollout = [{"workerId": one.worker_id, "phase": one.phase, "reason": one.reason} for one in stands]
-        output.item(document | ({"workers": rollout} if wait else {}), Text)
-    refused = [one for one in stands if one.progress is Progress.REFUSED]
-    for one in refused:
-        complain(f"{one}; what ran before runs on; correct the resource and apply it again")
-    if refused:
-        raise Refused
+        document = {"changes": diff_document(revised.difference), "dryRun": dry_run}
+        rolled_out = waited.document() if waited is not None else {"revision": revised.revision}
+        output.item(rolled_out | document, Text)
+    if waited is not None:
+        waited.judge()
 
 
 def commands(name: str) -> typer.Typer:
@@ -77,12 +82,19 @@ def declarations(files: Sequence[str]) -> list[Declared]:
 
 
 async def merged(
-    fleet: ControlPlane, declared: Sequence[Declared], *, prune: bool = False, dry_run: bool = False
+    fleet: ControlPlane,
+    declared: Sequence[Declared],
+    *,
+    prune: bool = False,
+    dry_run: bool = False,
+    rollout: RolloutPolicy | None = None,
 ) -> Revised:
     """Bring what is declared into the fleet. The server's violations are printed at their places in the files."""
     resources = [one.resource for one in declared]
     try:
-        return await revise(fleet, lambda current: merge(current, resources, prune=prune), dry_run=dry_run)
+        return await revise(
+            fleet, lambda current: merge(current, resources, prune=prune), dry_run=dry_run, rollout=rollout
+        )
     except InvalidArgument as error:
         if not error.violations:
             raise
@@ -105,9 +117,3 @@ def _summary(revised: Revised, dry_run: bool) -> Text:
         else f"revision {revision.generation} ({counted(revision.resource_count, 'resource')}) {revision.revision_id}"
     )
     return Text("\n").join([diff_text(revised.difference), Text(last, style="bold")])
-
-
-def _progress(output: Output, one: Stand) -> None:
-    styles = {Progress.APPLIED: "green", Progress.REFUSED: "red", Progress.UNDER_WAY: "dim"}
-    if output.human:
-        output.say(Text(str(one), style=styles[one.progress]))

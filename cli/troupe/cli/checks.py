@@ -73,14 +73,14 @@ async def state(environment: Mapping[str, str]) -> Check:
     url = environment.get("TROUPE_STATE", "")
     if not url.startswith(("redis://", "rediss://")):
         return _embedded("session state", "TROUPE_STATE", url)
+    from troupe.chassis.redis_address import address
     from troupe.dataplane.settings import DataPlaneSettings
     from troupe.dataplane.state.connect import connected
-    from troupe.dataplane.state.redis.address import address
 
     try:
         volatile = DataPlaneSettings.load({}).allow_volatile_state
         async with connected(url, allow_volatile=volatile):
-            shown = f"Redis at {address(url).shown}"
+            shown = f"Redis at {address(url, 'state store').shown}"
     except TroupeError as error:
         return Check(Verdict.FAIL, "session state", str(error))
     if volatile:

@@ -5,17 +5,20 @@ What a call raises is a TroupeError that says which server did not do it, and wh
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc
 
-from troupe.chassis.errors import NotFound, TroupeError, Unavailable, Unimplemented
+from troupe.chassis.errors import InvalidArgument, NotFound, TroupeError, Unavailable, Unimplemented
 from troupe.chassis.rpc_errors import error_from
 from troupe.chassis.rpc_options import CLIENT
+from troupe.chassis.servers import NOT_LEADER, Servers, addresses, is_elsewhere
 from troupe.chassis.wire import duration
+from troupe.cli.credentials import shown
 from troupe.v1 import agent_pb2, control_plane_pb2, dead_letter_pb2, turn_pb2
 from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.control_plane_pb2_grpc import ControlPlaneServiceStub
@@ -23,8 +26,12 @@ from troupe.v1.dead_letter_pb2 import DeadLetterFilter
 from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceStub
 from troupe.v1.envelope_pb2 import SessionRef
 
+T = TypeVar("T")
+
 CALL_TIMEOUT = 10.0
 """Seconds that a call gets beside the time that it is asked to wait. Streams get no limit: keepalive watches them."""
+ELECTION = 20.0
+"""Seconds that another control plane gets to take over: the old one's lease, and a little more."""
 
 PAGE = 100
 """Entries asked for in one call of a list."""
@@ -69,11 +76,12 @@ class _Peer:
 
 
 class ControlPlane:
-    """The control plane's calls."""
+    """The control plane's calls. Of several control planes each call finds the one that does it; every call may be
+    repeated, as those that write carry an id."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
-        self._stub = ControlPlaneServiceStub(channel)
-        self._peer = _Peer("control plane", address, "--server")
+    def __init__(self, named: Sequence[str], channels: contextlib.AsyncExitStack) -> None:
+        self._named, self._servers, self._channels = named, Servers(named), channels
+        self._stubs: dict[str, Any] = {}
 
     async def current(self) -> control_plane_pb2.GetRevisionResponse:
         """The current revision; an empty answer before the first."""
@@ -83,23 +91,37 @@ class ControlPlane:
             return control_plane_pb2.GetRevisionResponse()
 
     async def revision(self, revision_id: str) -> control_plane_pb2.GetRevisionResponse:
-        with self._peer.errors():
-            request = control_plane_pb2.GetRevisionRequest(revision_id=revision_id)
-            return await self._stub.GetRevision(request, timeout=CALL_TIMEOUT)
+        request = control_plane_pb2.GetRevisionRequest(revision_id=revision_id)
+        return await self._asked(lambda stub: stub.GetRevision(request, timeout=CALL_TIMEOUT))
 
     async def sync(self, request: control_plane_pb2.SyncRequest) -> control_plane_pb2.RevisionInfo:
         """The committed revision. Aborted where the parent is not the current one."""
-        with self._peer.errors():
-            return (await self._stub.Sync(request, timeout=CALL_TIMEOUT)).revision
+        response: control_plane_pb2.SyncResponse = await self._asked(
+            lambda stub: stub.Sync(request, timeout=CALL_TIMEOUT)
+        )
+        return response.revision
+
+    async def roll_back(self, request: control_plane_pb2.RollbackRequest) -> control_plane_pb2.RevisionInfo:
+        """The revision that goes back. Aborted where the one to leave is not the current one."""
+        response: control_plane_pb2.RollbackResponse = await self._asked(
+            lambda stub: stub.Rollback(request, timeout=CALL_TIMEOUT)
+        )
+        return response.revision
+
+    async def drain(self, worker_id: str) -> str:
+        """The process of the worker that drains. NotFound where no such worker is alive."""
+        request = control_plane_pb2.DrainRequest(worker_id=worker_id)
+        response: control_plane_pb2.DrainResponse = await self._asked(
+            lambda stub: stub.Drain(request, timeout=CALL_TIMEOUT)
+        )
+        return response.instance_id
 
     async def revisions(self) -> list[control_plane_pb2.RevisionInfo]:
         """All that are kept, newest first."""
         found: list[control_plane_pb2.RevisionInfo] = []
         token = ""
         while True:
-            request = control_plane_pb2.ListRevisionsRequest(page_size=PAGE, page_token=token)
-            with self._peer.errors():
-                page = await self._stub.ListRevisions(request, timeout=CALL_TIMEOUT)
+            page = await self._page(control_plane_pb2.ListRevisionsRequest(page_size=PAGE, page_token=token))
             found.extend(page.revisions)
             token = page.next_page_token
             if not token:
@@ -107,9 +129,53 @@ class ControlPlane:
 
     async def watch(self) -> AsyncGenerator[control_plane_pb2.WatchStatusResponse, None]:
         """Every worker's status, `synced`, then changes, until the stream breaks."""
-        with self._peer.errors():
-            async for response in self._stub.WatchStatus(control_plane_pb2.WatchStatusRequest()):
-                yield response
+        while True:
+            met = False
+            try:
+                with self._peer().errors():
+                    async for response in self._stub().WatchStatus(control_plane_pb2.WatchStatusRequest()):
+                        met = True
+                        yield response
+                    return
+            except TroupeError as error:
+                if met or not is_elsewhere(error) or not self._servers.failed(error):
+                    raise
+
+    async def _page(self, request: control_plane_pb2.ListRevisionsRequest) -> control_plane_pb2.ListRevisionsResponse:
+        return await self._asked(lambda stub: stub.ListRevisions(request, timeout=CALL_TIMEOUT))
+
+    async def _asked(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        """What the first control plane answers that does it. Where one says that another leads, or will, it is waited
+        for up to ELECTION seconds."""
+        until, will_lead = time.monotonic() + ELECTION, False
+        while True:
+            try:
+                with self._peer().errors():
+                    response = await call(self._stub())
+            except TroupeError as error:
+                if not is_elsewhere(error):
+                    raise
+                will_lead |= error.reason == NOT_LEADER
+                if self._servers.failed(error):
+                    continue
+                if not will_lead or time.monotonic() > until:
+                    raise
+                will_lead = False
+                await asyncio.sleep(error.retry_after or 1.0)
+            else:
+                self._servers.answered()
+                return response
+
+    def _stub(self) -> Any:
+        address = self._servers.address
+        if address not in self._stubs:
+            opened = _channel(address)
+            self._channels.push_async_callback(opened.close)
+            self._stubs[address] = ControlPlaneServiceStub(opened)
+        return self._stubs[address]
+
+    def _peer(self) -> _Peer:
+        return _Peer("control plane", self._servers.address, "--server")
 
 
 class Gateway:
@@ -225,10 +291,15 @@ class DeadLetters:
 
 
 @contextlib.asynccontextmanager
-async def control_plane(address: str) -> AsyncIterator[ControlPlane]:
-    """The control plane at `host:port`; nothing is connected before the first call."""
-    async with _channel(address) as channel:
-        yield ControlPlane(channel, address)
+async def control_plane(named: str) -> AsyncIterator[ControlPlane]:
+    """The control plane at `host:port`, or that of several, with commas between, which leads. Nothing is connected
+    before the first call. Raises InvalidArgument for what is no address."""
+    try:
+        found = addresses(named)
+    except ValueError as error:
+        raise InvalidArgument("BAD_ADDRESS", f"--server {error}") from error
+    async with contextlib.AsyncExitStack() as channels:
+        yield ControlPlane(found, channels)
 
 
 @contextlib.asynccontextmanager
@@ -246,11 +317,12 @@ async def dead_letters(address: str) -> AsyncIterator[DeadLetters]:
 
 
 def _channel(address: str) -> grpc.aio.Channel:
-    """In the clear, unless TROUPE_TLS_CA, TROUPE_TLS_CERT or TROUPE_TLS_KEY say what to trust or show."""
-    files = [os.environ.get(f"TROUPE_TLS_{name}") for name in ("CA", "CERT", "KEY")]
-    if not any(files):
+    """In the clear, unless the command was told what to trust or show."""
+    told = shown()
+    if not any(told):
         return grpc.aio.insecure_channel(address, options=CLIENT)
     # Imported here: settings and tracing come along with it, and make every command slower by half a second.
     from troupe.chassis.rpc_client import ClientTls, channel
 
-    return channel(address, ClientTls(*(Path(name) if name else None for name in files)))
+    files = [Path(name) if name else None for name in (told.ca, told.cert, told.key)]
+    return channel(address, ClientTls(*files) if any(files) else None, told.token)

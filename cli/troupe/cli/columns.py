@@ -1,25 +1,35 @@
 """The tables of `get` and `status`: which columns each thing has, and how its fields read."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
 from troupe.chassis.wire import seconds
-from troupe.cli import durations, names
+from troupe.cli import durations, names, rollout
 from troupe.cli.output import printable, table, word
 from troupe.resources.content import key
 from troupe.resources.kinds import unpack
 from troupe.v1 import agent_pb2, resource_pb2, status_pb2
 from troupe.v1.control_plane_pb2 import RevisionInfo, WorkerStatus
+from troupe.v1.rollout_pb2 import RolloutStage
 
 _HEALTH = {
     status_pb2.HEALTH_STATE_HEALTHY: "green",
     status_pb2.HEALTH_STATE_DEGRADED: "yellow",
     status_pb2.HEALTH_STATE_DRAINING: "yellow",
     status_pb2.HEALTH_STATE_LOST: "red",
+}
+_STAGES = {
+    RolloutStage.ROLLOUT_STAGE_COMPLETE: "green",
+    RolloutStage.ROLLOUT_STAGE_HALTED: "red",
+    RolloutStage.ROLLOUT_STAGE_ROLLING_BACK: "red",
+    RolloutStage.ROLLOUT_STAGE_ROLLED_BACK: "red",
+    RolloutStage.ROLLOUT_STAGE_SUPERSEDED: "dim",
+    RolloutStage.ROLLOUT_STAGE_CANARY: "yellow",
+    RolloutStage.ROLLOUT_STAGE_ROLLING: "yellow",
 }
 _SPEC_COLUMNS = {
     "Agent": ("MODEL", "TOOLS"),
@@ -35,21 +45,34 @@ def resource_table(kind: str, resources: Iterable[resource_pb2.Resource]) -> Tab
     return table(columns, (_resource_row(resource) for resource in resources))
 
 
-def revision_table(revisions: Iterable[RevisionInfo]) -> Table:
-    """Newest first, as the server lists them."""
-    columns = ("GENERATION", "REVISION", "RESOURCES", "AGE", "CONTENT", "")
+def revision_table(revisions: Iterable[RevisionInfo], kept: Iterable[RevisionInfo]) -> Table:
+    """In their order, with how each fared, and which of those that are kept leads away from which."""
+    columns = ("GENERATION", "STAGE", "AGE", "RESOURCES", "WORKERS", "PARENT", "REVISION", "CONTENT", "")
+    generations = {one.revision_id: str(one.generation) for one in kept}
     rows = (
         (
             str(one.generation),
-            one.revision_id,
-            str(one.resource_count),
+            Text(rollout.stage(one.rollout) or "-", style=_STAGES.get(one.rollout.stage, "")),
             age(one.created_at),
+            str(one.resource_count),
+            rollout.summed(rollout.stands(one, ())) or "-",
+            generations.get(one.parent_revision_id, one.parent_revision_id or "-"),
+            one.revision_id,
             one.content_hash[:12],
-            Text("current", style="green") if one.current else "",
+            _relations(one, generations),
         )
         for one in revisions
     )
-    return table(columns, rows, right=("GENERATION", "RESOURCES"))
+    return table(columns, rows, right=("GENERATION", "RESOURCES", "PARENT"))
+
+
+def outcome_table(revision: RevisionInfo) -> Table:
+    """How each worker fared with the revision."""
+    rows = (
+        (one.worker_id, f"{one.phase}{', canary' if one.worker_id in _canaries(revision) else ''}", one.reason)
+        for one in rollout.stands(revision, ())
+    )
+    return table(("WORKER", "PHASE", ""), rows)
 
 
 def session_table(sessions: Iterable[agent_pb2.Session]) -> Table:
@@ -71,11 +94,17 @@ def session_table(sessions: Iterable[agent_pb2.Session]) -> Table:
     return table(columns, rows, right=("TURNS", "WAITING", "TOKENS", "SHARD"))
 
 
-def worker_table(workers: Sequence[WorkerStatus]) -> Table:
-    """Health, what runs, what was tried last, and the load of each."""
-    columns = ("WORKER", "ADDRESS", "HEALTH", "RUNS", "LAST ATTEMPT", "SHARDS", "SESSIONS", "TURNS/S", "P99")
+def worker_table(workers: Sequence[WorkerStatus], generations: Mapping[str, int], *, wide: bool = False) -> Table:
+    """Health, what runs and what is to run in its place, what was tried last, and the load of each; `wide` with the
+    process and its weight, and what is to run in a column of its own. `generations` of revisions by id."""
+    columns = ["WORKER", "ADDRESS", "HEALTH", "RUNS", "LAST ATTEMPT", "SHARDS", "SESSIONS", "TURNS/S", "P99"]
+    if wide:
+        columns[4:4] = ["WANTED"]
+        columns[2:2] = ["INSTANCE", "WEIGHT"]
     return table(
-        columns, (_worker_row(worker) for worker in workers), right=("RUNS", "SHARDS", "SESSIONS", "TURNS/S", "P99")
+        columns,
+        (_worker_row(worker, generations, wide=wide) for worker in workers),
+        right=("WEIGHT", "RUNS", "WANTED", "SHARDS", "SESSIONS", "TURNS/S", "P99"),
     )
 
 
@@ -119,13 +148,19 @@ def _spec_cells(spec: object) -> Sequence[str]:
             return ()
 
 
-def _worker_row(worker: WorkerStatus) -> Sequence[str | Text]:
+def _worker_row(worker: WorkerStatus, generations: Mapping[str, int], *, wide: bool) -> Sequence[str | Text]:
     report = worker.report
+    runs = str(report.running.generation) if report.HasField("running") else "-"
+    wanted = worker.wanted_revision_id
+    to_run = str(generations.get(wanted, wanted)) if wanted else "-"
+    under_way = wanted not in ("", report.running.revision_id)
+    style = "yellow" if under_way else ""
     return (
         worker.worker_id,
         worker.address,
+        *((report.instance_id or "-", f"{worker.weight:.3g}" if worker.weight else "-") if wide else ()),
         health(report),
-        str(report.running.generation) if report.HasField("running") else "-",
+        *((runs, Text(to_run, style)) if wide else (Text(f"{runs} → {to_run}" if under_way else runs, style),)),
         _attempt(report.last_attempt) if report.HasField("last_attempt") else "-",
         str(sum(shard.state == status_pb2.SHARD_STATE_ACTIVE for shard in report.shards)),
         str(report.load.hot_sessions),
@@ -134,6 +169,20 @@ def _worker_row(worker: WorkerStatus) -> Sequence[str | Text]:
         if report.load.HasField("turn_latency_p99_seconds")
         else "-",
     )
+
+
+def _relations(revision: RevisionInfo, generations: Mapping[str, str]) -> Text:
+    of, by = revision.rollout.rollback_of_revision_id, revision.rollout.rolled_back_by_revision_id
+    relations = [
+        *(["current"] if revision.current else []),
+        *([f"way back from {generations.get(of, of)}"] if of else []),
+        *([f"rolled back by {generations.get(by, by)}"] if by else []),
+    ]
+    return Text(", ".join(relations), style="green" if revision.current else "")
+
+
+def _canaries(revision: RevisionInfo) -> set[str]:
+    return {one.worker_id for one in revision.rollout.workers if one.canary}
 
 
 def _attempt(attempt: status_pb2.RevisionAttempt) -> Text:

@@ -13,8 +13,9 @@ from troupe.cli.clients import control_plane, gateway
 from troupe.cli.conversation import converse, message
 from troupe.cli.edge import FAILED, INTERRUPTED, complain
 from troupe.cli.fleet import Fleet, FleetSettings, running
+from troupe.cli.following import follow
 from troupe.cli.output import Format, Output, output
-from troupe.cli.rollout import Progress, follow
+from troupe.cli.rollout import explained, stage
 from troupe.cli.stopping import unless
 from troupe.cli.transcript import Transcript
 from troupe.resources.manifest import Declared
@@ -68,11 +69,10 @@ async def _applied(fleet: Fleet, declared: list[Declared], printer: Output) -> b
         revised = await merged(client, declared)
         what = f"examples/{MANIFESTS.name}, revision {revised.revision.generation}"
         printer.say(_line("applied", what if revised.difference else f"{what}, unchanged"))
-        stands = await follow(client, revised.revision, ROLLOUT_TIMEOUT, lambda _: None)
-    refused = [one for one in stands if one.progress is Progress.REFUSED]
-    for one in refused:
-        complain(str(one))
-    return not refused
+        followed = await follow(client, revised.revision, ROLLOUT_TIMEOUT, lambda _: None)
+    if not followed.complete:
+        complain(f"{stage(followed.revision.rollout)}: {explained(followed.revision)}")
+    return followed.complete
 
 
 async def _asked(fleet: Fleet, printer: Output) -> Transcript:

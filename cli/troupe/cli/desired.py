@@ -10,6 +10,7 @@ from troupe.cli.clients import ControlPlane
 from troupe.resources.content import Diff, diff
 from troupe.v1.control_plane_pb2 import RevisionInfo, SyncRequest
 from troupe.v1.resource_pb2 import Resource
+from troupe.v1.rollout_pb2 import RolloutPolicy
 
 ATTEMPTS = 5
 """A sixth loss in a row means that something syncs without pause."""
@@ -25,7 +26,9 @@ class Revised:
     difference: Diff
 
 
-async def revise(control_plane: ControlPlane, edit: Edit, *, dry_run: bool = False) -> Revised:
+async def revise(
+    control_plane: ControlPlane, edit: Edit, *, dry_run: bool = False, rollout: RolloutPolicy | None = None
+) -> Revised:
     """Apply `edit` to the current set. It is called again with the newer set when somebody else synced in between,
     ATTEMPTS times in all; then Aborted. With `dry_run` the server checks and nothing changes. InvalidArgument
     carries the server's violations."""
@@ -40,6 +43,7 @@ async def revise(control_plane: ControlPlane, edit: Edit, *, dry_run: bool = Fal
             parent_revision_id=current.revision.revision_id,
             resources=desired,
             validate_only=dry_run,
+            rollout=rollout,
         )
         try:
             return Revised(await control_plane.sync(request), difference)

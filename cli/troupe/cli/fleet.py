@@ -78,7 +78,7 @@ async def running(settings: FleetSettings) -> AsyncIterator[Fleet]:
             model = ModelEndpoint(simulator.url, settings.simulator.models[0], "")
         worker = settings.dataplane.model_copy(
             update={
-                "server": control_plane.address,
+                "server": [control_plane.address],
                 "llm": model.url,
                 "model": model.model,
                 "llm_key": SecretStr(model.key),

@@ -4,19 +4,22 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from troupe.chassis.errors import NotFound
 from troupe.cli import names
 from troupe.cli.clients import control_plane, gateway
-from troupe.cli.columns import resource_table, revision_table, session_table, worker_table
+from troupe.cli.columns import outcome_table, resource_table, revision_table, session_table, worker_table
 from troupe.cli.fleet_status import snapshot
 from troupe.cli.invocation import Invocation, alone
 from troupe.cli.kinds import listed
 from troupe.cli.names import DEFAULT_NAMESPACE
 from troupe.cli.output import Format, Item
+from troupe.cli.rollout import by_generation, explained
 from troupe.resources.content import key
 from troupe.resources.render import manifest, to_yaml
+from troupe.v1.control_plane_pb2 import RevisionInfo
 
 T = TypeVar("T")
 
@@ -66,16 +69,30 @@ async def _resources(invocation: Invocation, kind: str, name: str | None) -> Non
 
 async def _workers(invocation: Invocation, name: str | None) -> None:
     async with control_plane(invocation.endpoints.server) as fleet:
-        workers = (await snapshot(fleet)).workers
-    found = _chosen("worker", name, workers, lambda one: (one.worker_id,))
-    _print(invocation, name, found, lambda: worker_table(found))
+        status = await snapshot(fleet)
+    found = _chosen("worker", name, status.workers, lambda one: (one.worker_id,))
+    _print(invocation, name, found, lambda: worker_table(found, status.generations(), wide=True))
 
 
 async def _revisions(invocation: Invocation, name: str | None) -> None:
     async with control_plane(invocation.endpoints.server) as fleet:
         revisions = await fleet.revisions()
     found = _chosen("revision", name, revisions, lambda one: (one.revision_id, str(one.generation)))
-    _print(invocation, name, found, lambda: revision_table(found))
+    _print(
+        invocation,
+        name,
+        found,
+        lambda: revision_table(found, revisions) if name is None else _revision(found[0], revisions),
+    )
+
+
+def _revision(one: RevisionInfo, kept: Sequence[RevisionInfo]) -> RenderableType:
+    parts: list[RenderableType] = [revision_table([one], kept)]
+    if one.rollout.reason:
+        parts.append(Text(by_generation(explained(one), kept)))
+    if one.rollout.workers:
+        parts += [Text(), outcome_table(one)]
+    return Group(*parts)
 
 
 async def _sessions(invocation: Invocation, name: str | None) -> None:

@@ -1,9 +1,9 @@
 """What every client command shares: how it prints, where the fleet is, and the edge around it.
 
 A command is a function that takes an `Invocation` and its own parameters. `alone` and `group` give it the common
-options (`--output`, `--server`, `--gateway`, `--namespace`, `--debug`) and run it, a coroutine in an event loop of its
-own, which Ctrl-C cancels. A parameter that is a dataclass stands for its fields, each an option: those that several
-commands have are defined once.
+options (`--output`, `--server`, `--gateway`, `--token`, `--tls-ca`, `--tls-cert`, `--tls-key`, `--namespace`,
+`--debug`) and run it, a coroutine in an event loop of its own, which Ctrl-C cancels. A parameter that is a dataclass
+stands for its fields, each an option: those that several commands have are defined once.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
 import typer
 
 from troupe.cli import endpoints
+from troupe.cli.credentials import Shown, showing
 from troupe.cli.edge import reported
 from troupe.cli.endpoints import Endpoints
 from troupe.cli.help import HELP, help_without_command
@@ -29,7 +30,10 @@ OutputOption = Annotated[Format, typer.Option("--output", "-o", help="How to pri
 ServerOption = Annotated[
     str | None,
     typer.Option(
-        "--server", envvar="TROUPE_SERVER", metavar="HOST:PORT", help="Control plane; else that of `troupe up`."
+        "--server",
+        envvar="TROUPE_SERVER",
+        metavar="HOST:PORT",
+        help="Control plane, or several with commas between; else that of `troupe up`.",
     ),
 ]
 GatewayOption = Annotated[
@@ -37,6 +41,24 @@ GatewayOption = Annotated[
     typer.Option(
         "--gateway", envvar="TROUPE_GATEWAY", metavar="HOST:PORT", help="Any worker; else that of `troupe up`."
     ),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="TROUPE_TOKEN",
+        metavar="TOKEN|@FILE",
+        help="Bearer token, best from a file or the variable: others on this machine see what is typed.",
+    ),
+]
+CaOption = Annotated[
+    str | None, typer.Option("--tls-ca", envvar="TROUPE_TLS_CA", metavar="FILE", help="PEM: authorities of servers.")
+]
+CertOption = Annotated[
+    str | None, typer.Option("--tls-cert", envvar="TROUPE_TLS_CERT", metavar="FILE", help="PEM: certificate to show.")
+]
+KeyOption = Annotated[
+    str | None, typer.Option("--tls-key", envvar="TROUPE_TLS_KEY", metavar="FILE", help="PEM: its key, unencrypted.")
 ]
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace; `default` where none is named.")
@@ -79,11 +101,16 @@ def _with_common_options(function: Command[...], namespaced: bool) -> Callable[.
         output_format: Format,
         server: str | None,
         gateway: str | None,
+        token: str | None,
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
         debug: bool,
         namespace: str | None = None,
         **own: Any,
     ) -> None:
-        with reported(debug=debug):
+        shown = Shown(tls_ca or "", tls_cert or "", tls_key or "", token or "")
+        with reported(debug=debug), showing(shown):
             data = endpoints.data_directory()
             invocation = Invocation(
                 output(output_format), endpoints.resolve(server, gateway, data), data, namespace or None
@@ -123,6 +150,10 @@ def _common(namespaced: bool) -> list[inspect.Parameter]:
         ("output_format", OutputOption, Format.TABLE),
         ("server", ServerOption, None),
         ("gateway", GatewayOption, None),
+        ("token", TokenOption, None),
+        ("tls_ca", CaOption, None),
+        ("tls_cert", CertOption, None),
+        ("tls_key", KeyOption, None),
         ("debug", DebugOption, False),
     ]
     if namespaced:

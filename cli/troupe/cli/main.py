@@ -18,7 +18,7 @@ from troupe.cli.help import HELP, help_without_command
 EPILOG = (
     "Exit status: 0 done, 1 failed, 2 misused. Addresses come from --server and --gateway, then TROUPE_SERVER and "
     "TROUPE_GATEWAY, then what `troupe up` left in its data directory (TROUPE_DATA). TROUPE_TLS_CA, TROUPE_TLS_CERT "
-    "and TROUPE_TLS_KEY name PEM files for servers with TLS."
+    "and TROUPE_TLS_KEY name PEM files for servers with TLS; TROUPE_TOKEN is a bearer token, or @FILE."
 )
 
 
@@ -35,9 +35,11 @@ class Entry:
 ENTRIES = (
     Entry("up", "Fleet", "Run a whole fleet in this terminal.", "up"),
     Entry("apply", "Fleet", "Bring manifests into the fleet.", "apply"),
+    Entry("rollback", "Fleet", "Bring the content of an earlier revision back.", "rollback"),
     Entry("delete", "Fleet", "Take a resource out of the fleet.", "delete"),
     Entry("get", "Fleet", "List agents, actors, tools, models, workers, revisions or sessions.", "get"),
     Entry("status", "Fleet", "The fleet at a glance, once or live.", "status"),
+    Entry("drain", "Fleet", "Have a worker hand over what it has and exit.", "drain"),
     Entry("doctor", "Fleet", "Check this machine and the fleet.", "doctor"),
     Entry("chat", "Conversations", "Talk to an agent.", "chat"),
     Entry("send", "Conversations", "Hand a message over.", "send"),
@@ -48,6 +50,8 @@ ENTRIES = (
     Entry("controlplane", "Services", "Run the control plane.", "services"),
     Entry("dataplane", "Services", "Run a worker.", "services"),
     Entry("llm-sim", "Services", "Run the model simulator.", "services"),
+    Entry("certs", "Access", "Certificates to try a fleet with mutual TLS: dev.", "certs"),
+    Entry("token", "Access", "Bearer tokens: new.", "token"),
     Entry("version", "Other", "Print the version.", "version"),
 )
 

@@ -132,6 +132,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Orders names as people count: `worker-2` before `worker-10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def _console(width: int | None) -> Console:
     return Console(width=width, highlight=False, markup=False, emoji=False, no_color=bool(os.environ.get("NO_COLOR")))
 

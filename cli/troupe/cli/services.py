@@ -4,7 +4,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from troupe.cli.edge import reported
 from troupe.cli.help import HELP
 from troupe.cli.invocation import DebugOption, OutputOption
 from troupe.cli.output import Format, output
+
+if TYPE_CHECKING:
+    from troupe.chassis.lifecycle import Stop
 
 ConfigOption = Annotated[
     str | None,
@@ -35,9 +38,15 @@ class Service:
         """Its settings class."""
         return getattr(importlib.import_module(f"{self.package}.settings"), self.type)
 
-    def running(self) -> Any:
-        """Its `running(settings)`."""
-        return importlib.import_module(f"{self.package}.process").running
+    async def serve(self, settings: Any, stop: "Stop") -> None:
+        """Serve until `stop`, or until it is over by itself: its process has a `serve(settings, stop)`, or just a
+        `running(settings)` to be left then."""
+        process = importlib.import_module(f"{self.package}.process")
+        if hasattr(process, "serve"):
+            await process.serve(settings, stop)
+        else:
+            async with process.running(settings):
+                await stop
 
 
 SERVICES = {
@@ -88,8 +97,7 @@ def _serve(service: Service, settings: Any) -> int:
 
     async def main(stop: lifecycle.Stop) -> int:
         with metrics.exposing(settings):
-            async with service.running()(settings):
-                await stop
+            await service.serve(settings, stop)
         return 0
 
     try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from troupe.cli.output import Output
 
@@ -11,20 +11,22 @@ PATIENCE = 1.0
 
 
 @contextlib.asynccontextmanager
-async def waiting(output: Output, text: str) -> AsyncIterator[None]:
-    """Show `text` beside a spinner while the body takes longer than PATIENCE. Printing goes on above it."""
+async def waiting(output: Output, text: str) -> AsyncIterator[Callable[[str], None]]:
+    """Show `text` beside a spinner while the body takes longer than PATIENCE; the body may call what it gets with other
+    text. Printing goes on above it."""
     if not output.human or not output.console.is_terminal:
-        yield
+        yield lambda _: None
         return
+    status = output.console.status(text)
 
     async def show() -> None:
         await asyncio.sleep(PATIENCE)
-        with output.console.status(text):
+        with status:
             await asyncio.Event().wait()
 
     spinner = asyncio.create_task(show())
     try:
-        yield
+        yield status.update
     finally:
         spinner.cancel()
         await asyncio.wait([spinner])

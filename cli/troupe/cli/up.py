@@ -14,10 +14,11 @@ from troupe.cli import endpoints, joining, model_endpoint
 from troupe.cli.apply import declarations, merged
 from troupe.cli.clients import control_plane
 from troupe.cli.edge import reported
+from troupe.cli.following import follow
 from troupe.cli.help import HELP
 from troupe.cli.invocation import DebugOption
 from troupe.cli.output import Format, Output, counted, output
-from troupe.cli.rollout import Progress, follow
+from troupe.cli.rollout import explained, stage
 from troupe.cli.stopping import unless
 from troupe.resources.content import key
 from troupe.resources.manifest import Declared
@@ -169,12 +170,11 @@ def _others(fleet: "Fleet", worker: "DataPlaneSettings", workers: int) -> Text:
 async def _bring(printer: Output, fleet: "Fleet", declared: list[Declared]) -> None:
     async with control_plane(fleet.endpoints.server) as client:
         revised = await merged(client, declared)
-        stands = await follow(client, revised.revision, ROLLOUT_TIMEOUT, lambda _: None)
+        followed = await follow(client, revised.revision, ROLLOUT_TIMEOUT, lambda _: None)
     verb = "applied" if revised.difference else "unchanged"
     printer.say(Text(f"{verb:<14} {counted(len(declared), 'resource')}, revision {revised.revision.generation}"))
-    for one in stands:
-        if one.progress is Progress.REFUSED:
-            printer.say(Text(str(one), style="red"))
+    if not followed.complete:
+        printer.say(Text(f"{stage(followed.revision.rollout)}: {explained(followed.revision)}", style="red"))
 
 
 def _addresses(fleet: "Fleet") -> Table:

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from troupe.cli.output import Format, document, output, printable, table
+from troupe.cli.output import Format, document, natural, output, printable, table
 from troupe.v1.control_plane_pb2 import RevisionInfo
 
 TWO = [RevisionInfo(revision_id="a", generation=1), RevisionInfo(revision_id="b", generation=2)]
@@ -57,3 +57,8 @@ def test_a_table_that_is_piped_has_no_colour_no_fold_and_no_trailing_space(capsy
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert printable("a\x1b[31mb\x07\r\x9b1mc\u202ed\n\té👩\u200d🚀") == "a[31mb1mcd\n\té👩\u200d🚀"
+
+
+def test_names_are_ordered_as_people_count() -> None:
+    names = ["worker-10", "worker-2", "a", "worker", "2b", "10b", "worker-2-1"]
+    assert sorted(names, key=natural) == ["2b", "10b", "a", "worker", "worker-2", "worker-2-1", "worker-10"]
