@@ -40,6 +40,8 @@ class CannedControlPlane(control_plane_pb2_grpc.ControlPlaneServiceServicer):
         self.revisions: list[ConfigSpec] = []
         self.syncs: list[control_plane_pb2.SyncRequest] = []
         self.errors: list[TroupeError] = []
+        self.tokens: list[str | None] = []
+        """The authorization header of each GetRevision."""
         self.before_sync: Callable[[], None] = lambda: None
         self.status: Callable[[RevisionInfo], Iterable[control_plane_pb2.WatchStatusResponse]] = lambda _: ()
 
@@ -64,6 +66,7 @@ class CannedControlPlane(control_plane_pb2_grpc.ControlPlaneServiceServicer):
         return control_plane_pb2.SyncResponse(revision=self._info(len(self.revisions)))
 
     def GetRevision(self, request: Any, context: Any) -> control_plane_pb2.GetRevisionResponse:  # noqa: N802
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
         if not self.revisions:
             _fail(context, NotFound("NO_REVISION", "there is no revision yet"))
         return control_plane_pb2.GetRevisionResponse(
@@ -83,6 +86,12 @@ class CannedControlPlane(control_plane_pb2_grpc.ControlPlaneServiceServicer):
         yield from self.status(self._info(len(self.revisions)) if self.revisions else RevisionInfo())
 
     def Register(self, request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "canned")
+
+    def Rollback(self, request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "canned")
+
+    def Drain(self, request: Any, context: Any) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "canned")
 
     def _info(self, generation: int) -> RevisionInfo:

@@ -49,6 +49,11 @@ class WorkerProcess:
         """It runs, and has said where."""
         return self.runs and bool(self.address)
 
+    @property
+    def key(self) -> str:
+        """Its own, among all processes."""
+        return self.instance_id
+
     def freeze(self) -> None:
         """SIGSTOP: its connections stay open and nothing answers."""
         if self.runs:
@@ -94,9 +99,9 @@ class DrivenFleet(ControlPlaneServiceServicer):
             worker.registered.set()
         return RegisterResponse(renew_after=duration(1.0))
 
-    async def start(self, worker_id: str, **own: Any) -> WorkerProcess:
-        """A new process of this worker, with the revision applied and without shards. `own` are settings of its
-        own; a later process of it has them too."""
+    async def start(self, worker_id: str, *, apply: bool = True, **own: Any) -> WorkerProcess:
+        """A new process of this worker, with the revision applied unless the test does that, and without shards. `own`
+        are settings of its own; a later process of it has them too."""
         own = self._own[worker_id] = {**self._own.get(worker_id, {}), **own}
         log = self._directory / f"{worker_id}.log"
         flags = {
@@ -107,6 +112,7 @@ class DrivenFleet(ControlPlaneServiceServicer):
             "metrics_listen": "",
             "health_window": 0,
             "health_checks": 1,
+            "drain_patience": 0,
             **self._flags,
             **own,
         }
@@ -125,6 +131,8 @@ class DrivenFleet(ControlPlaneServiceServicer):
             while not worker.registered.is_set():
                 assert worker.runs, f"{worker_id} ended: {log.read_text()[-3000:]}"
                 await asyncio.wait([asyncio.ensure_future(worker.registered.wait())], timeout=0.1)
+        if not apply:
+            return worker
         async with self.data_plane(worker) as stub:
             await stub.Apply(ApplyRequest(config=self._config), timeout=START_TIMEOUT)
         return worker

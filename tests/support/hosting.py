@@ -224,7 +224,7 @@ class Worker:
         store: Any = self.store_line
         options = {"drain_timeout": 5.0, "worker_id": "worker-0", **self._options}
         limits = options.pop("limits", Limits())
-        peers = Peers(None)
+        peers = Peers()
         self.host = await self._stack.enter_async_context(
             Host.hosting(
                 store,
@@ -267,7 +267,7 @@ class Worker:
         """As kill -9 does: nothing that is under way is finished, nothing more is written or acked."""
         self.broker_line.cut = self.store_line.cut = True
         host = self.host
-        host._draining = True
+        host.drain()
         for actor in [*host._hot.values(), *host._leaving]:
             if actor.turn is not None:
                 actor.turn.deliveries = []

@@ -18,6 +18,7 @@ from support.ports import free
 from support.shell import environment
 
 WORKER = re.compile(r"--worker-id (?P<id>\S+)")
+LISTEN = re.compile(r"--listen (?P<address>\S+)")
 SERVICE = re.compile(r"^(?:[A-Z_]+=\S+ )*troupe (?P<name>up|controlplane|dataplane|llm-sim)\b(?!.*--(?:print|help))")
 READY = {"up": "Ctrl-C stops it."}
 SERVES = re.compile(r'"event": "(?:serving|simulator serves)"')
@@ -112,8 +113,7 @@ class Reader:
         return answer
 
     def _start(self, name: str, command: str) -> str:
-        named = WORKER.search(command)
-        service = f"{name} {named['id'] if named else 'worker-0'}" if name == "dataplane" else name
+        service = _terminal(name, command)
         if service in self._services:
             self._stop(service, check=True)
         log = self._home / f"{name}-{len(self._groups)}.log"
@@ -151,3 +151,16 @@ class Reader:
         for port in sorted(ports(text) - self._ports.keys()):
             (self._ports[port],) = free()
         return moved(text, self._ports)
+
+
+def _terminal(name: str, command: str) -> str:
+    """The one in which a service stays: a worker has its own, and so has each control plane of several."""
+    match name:
+        case "dataplane":
+            named = WORKER.search(command)
+            return f"{name} {named['id'] if named else 'worker-0'}"
+        case "controlplane":
+            listens = LISTEN.search(command)
+            return f"{name} {listens['address'] if listens else ''}"
+        case _:
+            return name

@@ -30,3 +30,10 @@ class Counter:
         count = int(context.state or b"0") + 1
         context.state = str(count).encode()
         context.reply(str(count))
+
+
+class Newer:
+    """Another behaviour for the same actor."""
+
+    async def receive(self, context: ActorContext, message: Content) -> None:
+        context.reply("newer")

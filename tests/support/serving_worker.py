@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from support.fleets import actor
 
 from troupe.chassis.ids import uuid7
-from troupe.chassis.rpc_client import ClientTls, channel
+from troupe.chassis.rpc_client import Credentials, channel
 from troupe.dataplane.process import running
 from troupe.dataplane.settings import DataPlaneSettings
 from troupe.resources.content import content_hash
@@ -73,11 +73,16 @@ class ServingWorker:
 @asynccontextmanager
 async def serving_worker(directory: Path, **settings: Any) -> AsyncIterator[ServingWorker]:
     """One without revision or shards. No control plane answers it."""
-    options = {"health_window": 0.2, "health_checks": 2, "drain_timeout": 0.2, **settings}
-    given = DataPlaneSettings(
-        listen="127.0.0.1:0", server="127.0.0.1:1", metrics_listen="", data=directory, python_path=[], **options
-    )
-    async with running(given) as worker, channel(worker.address, ClientTls.among_peers(given)) as connection:
+    options = {
+        "server": ["127.0.0.1:1"],
+        "health_window": 0.2,
+        "health_checks": 2,
+        "drain_timeout": 0.2,
+        **settings,
+    }
+    given = DataPlaneSettings(listen="127.0.0.1:0", metrics_listen="", data=directory, python_path=[], **options)
+    shown = Credentials.among_peers(given)
+    async with running(given) as worker, channel(worker.address, shown.tls, shown.token) as connection:
         agents: Any = AgentServiceStub(connection)
         data_plane: Any = DataPlaneServiceStub(connection)
         letters: Any = DeadLetterServiceStub(connection)

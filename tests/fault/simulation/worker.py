@@ -200,7 +200,7 @@ class Worker:
     async def _serve(self) -> None:
         clock = LoopClock()
         behaviour = Scripted(self._scripts, self._history, self._watched, self._owner, self._die)
-        placement, peers = Placement(self.instance), Peers(None)
+        placement, peers = Placement(self.instance), Peers()
         # Nobody is named as an owner: what a worker does not hold itself it looks for in the store.
         placement.take(PlaceRequest(term=1, version=1, shard_count=SHARDS))
         placement.open()
