@@ -12,6 +12,8 @@ from rich.console import Console
 
 from bench.broker import benchmark as broker
 from bench.contender import ContenderFailed
+from bench.controlplane import benchmark as controlplane
+from bench.placement import benchmark as placement
 from bench.rows import Row, failed, table, write
 
 RESULTS = Path(__file__).parent / "results"
@@ -21,7 +23,11 @@ Measure = Callable[[int, float], Iterator[list[Row]]]
 Benchmarks = Mapping[str, tuple[str, Measure]]
 """By name: what it includes and does not, and how it is measured, in so many rounds of so many seconds."""
 
-BENCHMARKS: Benchmarks = {"broker": (broker.INCLUDES, broker.measure)}
+BENCHMARKS: Benchmarks = {
+    "broker": (broker.INCLUDES, broker.measure),
+    "controlplane": (controlplane.INCLUDES, controlplane.measure),
+    "placement": (placement.INCLUDES, placement.measure),
+}
 
 
 def main(arguments: Sequence[str], results: Path = RESULTS, benchmarks: Benchmarks = BENCHMARKS) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pika
 from support.rabbitmq import Node
@@ -77,8 +78,12 @@ class Contender:
 
 def peer(name: str, consumed: int) -> Contender:
     """The peer of this name, run in its own locked environment."""
-    command = [*_uv("run", name), "python", str(PEERS / name / "peer.py")]
-    return Contender(name, command, consumed)
+    return Contender(name, peer_command(name), consumed)
+
+
+def peer_command(name: str) -> list[str]:
+    """The command of the peer of this name, in its own locked environment."""
+    return [*_uv("run", name), "python", str(PEERS / name / "peer.py")]
 
 
 def ours(module: str, *arguments: str) -> list[str]:
@@ -93,12 +98,23 @@ def prepare(name: str) -> None:
 
 def measurement(name: str, command: Sequence[str]) -> Measurement:
     """What the command measured, from the last line that it printed. Raises ContenderFailed."""
+    said = answer(name, command)
+    try:
+        return Measurement(said["messages"], said["counted"] / said["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ContenderFailed(f"{name} printed no measurement ({error}): {said}") from error
+
+
+def answer(name: str, command: Sequence[str]) -> dict[str, Any]:
+    """The JSON object in the last line that the command printed. Raises ContenderFailed."""
     lines = _run(name, command).splitlines()
     try:
         said = json.loads(lines[-1])
-        return Measurement(said["messages"], said["counted"] / said["seconds"])
-    except (IndexError, ValueError, KeyError, TypeError) as error:
+    except (IndexError, ValueError) as error:
         raise ContenderFailed(f"{name} printed no measurement ({error}): {lines[-3:]}") from error
+    if not isinstance(said, dict):
+        raise ContenderFailed(f"{name} printed no measurement: {said!r}")
+    return said
 
 
 def _uv(verb: str, name: str) -> list[str]:
