@@ -17,7 +17,19 @@ per line. An error is one line on stderr.
 
 """
 
-COMMON = ("--output", "--namespace", "--server", "--gateway", "--debug", "--config", "--print-settings")
+COMMON = (
+    "--output",
+    "--namespace",
+    "--server",
+    "--gateway",
+    "--token",
+    "--tls-ca",
+    "--tls-cert",
+    "--tls-key",
+    "--debug",
+    "--config",
+    "--print-settings",
+)
 """Options that mean the same wherever they are: described once, named at each command."""
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from generation.markdown import code, table
+from troupe.chassis.access.settings import AccessSettings
 from troupe.chassis.service import ServiceSettings
 from troupe.chassis.settings import SecretStr, Settings
 from troupe.controlplane.settings import ControlPlaneSettings
@@ -38,6 +39,8 @@ COMMAND_LINE = """## Variables of the command line
 | `TROUPE_GATEWAY` | `host:port` of any worker; else the same |
 | `TROUPE_DATA` | the data directory; else `$XDG_DATA_HOME/troupe`, else `~/.local/share/troupe` |
 | `TROUPE_TLS_CA`, `TROUPE_TLS_CERT`, `TROUPE_TLS_KEY` | PEM files: whom clients trust, and what they show |
+| `TROUPE_TOKEN` | the bearer token that clients show, or `@FILE` that holds it |
+| `TROUPE_TOKENS` | the file that `troupe token new` adds to |
 | `TROUPE_LLM`, `TROUPE_MODEL`, `TROUPE_LLM_KEY` | model endpoint of `troupe up`: URL with `/v1`, model, bearer token |
 | `OPENAI_BASE_URL`, `OPENAI_API_KEY` | in place of `TROUPE_LLM` and `TROUPE_LLM_KEY` where those are not set |
 | `TROUPE_BROKER`, `TROUPE_STATE`, `TROUPE_LISTEN` | as the flags of `troupe up` and the settings of the worker |
@@ -47,10 +50,16 @@ COMMAND_LINE = """## Variables of the command line
 
 def page() -> str:
     """What all services share, then each service's own."""
-    shared = ServiceSettings.model_fields
+    shared, access = ServiceSettings.model_fields, AccessSettings.model_fields
     parts = [INTRODUCTION, "## All services\n\n", _table({name: shared[name] for name in shared if name != "listen"})]
+    added = {name: field for name, field in access.items() if name not in shared}
+    parts += ["\n## Control plane and worker\n\n", _table(added)]
     for settings in SERVICES:
-        own = {name: field for name, field in settings.model_fields.items() if _differs(field, shared.get(name))}
+        own = {
+            name: field
+            for name, field in settings.model_fields.items()
+            if _differs(field, shared.get(name)) and _differs(field, access.get(name))
+        }
         parts.append(f"\n## {settings.service}\n\n{_table(own)}")
     return "".join(parts) + "\n" + COMMAND_LINE
 
