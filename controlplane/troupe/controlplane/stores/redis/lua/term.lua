@@ -1,5 +1,6 @@
 -- ARGV[1] is the writer's term and how many writes it has begun in its life, as TERM:COUNT. A call that was given up may
--- arrive when later ones have been carried out: it changes nothing.
+-- arrive when later ones have been carried out: it changes nothing. The count is the one write before a script's checks:
+-- one that was used up by a call that fails is missed by nobody.
 local its_term, count = string.match(ARGV[1], '^(%d+):(%d+)$')
 if term ~= its_term then
   return {'TERM', term}
