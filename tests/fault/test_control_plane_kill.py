@@ -2,7 +2,7 @@
 processes on a real RabbitMQ and Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,6 @@ WATCHED: dict[str, Any] = {"health_window": 1.0, "health_checks": 2}
 CANARY, ROLLING = RolloutStage.ROLLOUT_STAGE_CANARY, RolloutStage.ROLLOUT_STAGE_ROLLING
 COMPLETE, HALTED = RolloutStage.ROLLOUT_STAGE_COMPLETE, RolloutStage.ROLLOUT_STAGE_HALTED
 ROLLING_BACK, ROLLED_BACK = RolloutStage.ROLLOUT_STAGE_ROLLING_BACK, RolloutStage.ROLLOUT_STAGE_ROLLED_BACK
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[rabbitmq.Node]:
-    with rabbitmq.running() as node:
-        yield node
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_server.RedisServer]:
-    with redis_server.running(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -30,18 +30,6 @@ from troupe.v1.resource_pb2 import ActorSpec
 RECORDER = actor("recorder", ActorSpec(entry_point="support.recording_actor:Recorder"))
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[rabbitmq.Node]:
-    with rabbitmq.running() as node:
-        yield node
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_server.RedisServer]:
-    with redis_server.running(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 class Fleets:
     """Opens a fleet on the servers of this module, each with a vhost and a database prefix of its own."""
 

@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -24,18 +24,6 @@ pytestmark = pytest.mark.timeout(240)
 
 SHARDS = 16
 RECORDER = actor("recorder", ActorSpec(entry_point="support.recording_actor:Recorder"))
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[rabbitmq.Node]:
-    with rabbitmq.running() as node:
-        yield node
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_server.RedisServer]:
-    with redis_server.running(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture
