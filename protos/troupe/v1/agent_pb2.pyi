@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from troupe.v1 import envelope_pb2 as _envelope_pb2
+from troupe.v1 import promise_pb2 as _promise_pb2
 from troupe.v1 import turn_pb2 as _turn_pb2
 import builtins as _builtins
 import sys
@@ -34,7 +35,7 @@ class _OnBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnBusy.ValueTy
     ON_BUSY_ENQUEUE: _OnBusy.ValueType  # 1
     """Wait in order."""
     ON_BUSY_REJECT: _OnBusy.ValueType  # 2
-    """Do not wait: fate REJECTED. Not built yet: UNIMPLEMENTED."""
+    """Do not wait: fate REJECTED. Needs `wait`, or a time to deliver it."""
     ON_BUSY_INTERRUPT: _OnBusy.ValueType  # 3
     """Cancel the running turn, then take its own place in order. Not built yet: UNIMPLEMENTED."""
     ON_BUSY_STEER: _OnBusy.ValueType  # 4
@@ -48,7 +49,7 @@ ON_BUSY_UNSPECIFIED: OnBusy.ValueType  # 0
 ON_BUSY_ENQUEUE: OnBusy.ValueType  # 1
 """Wait in order."""
 ON_BUSY_REJECT: OnBusy.ValueType  # 2
-"""Do not wait: fate REJECTED. Not built yet: UNIMPLEMENTED."""
+"""Do not wait: fate REJECTED. Needs `wait`, or a time to deliver it."""
 ON_BUSY_INTERRUPT: OnBusy.ValueType  # 3
 """Cancel the running turn, then take its own place in order. Not built yet: UNIMPLEMENTED."""
 ON_BUSY_STEER: OnBusy.ValueType  # 4
@@ -66,11 +67,11 @@ class _VerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verb.ValueType],
     VERB_CANCEL: _Verb.ValueType  # 1
     """Stop it, compensate, settle it as CANCELLED."""
     VERB_KILL: _Verb.ValueType  # 2
-    """Stop it without compensations. Not built yet: UNIMPLEMENTED."""
+    """Stop it without compensations, and settle it as CANCELLED. One that is recorded stays one."""
     VERB_PAUSE: _Verb.ValueType  # 3
-    """Keep its journal and let it wait. Not built yet: UNIMPLEMENTED."""
+    """Start no further step of it: it keeps its journal and its place, and waits for RESUME."""
     VERB_RESUME: _Verb.ValueType  # 4
-    """Lift a PAUSE. Not built yet: UNIMPLEMENTED."""
+    """Lift a PAUSE, or all: the turn goes on where none is left."""
     VERB_RESTART: _Verb.ValueType  # 5
     """A new message with the journal's prefix. Not built yet: UNIMPLEMENTED."""
 
@@ -82,11 +83,11 @@ VERB_UNSPECIFIED: Verb.ValueType  # 0
 VERB_CANCEL: Verb.ValueType  # 1
 """Stop it, compensate, settle it as CANCELLED."""
 VERB_KILL: Verb.ValueType  # 2
-"""Stop it without compensations. Not built yet: UNIMPLEMENTED."""
+"""Stop it without compensations, and settle it as CANCELLED. One that is recorded stays one."""
 VERB_PAUSE: Verb.ValueType  # 3
-"""Keep its journal and let it wait. Not built yet: UNIMPLEMENTED."""
+"""Start no further step of it: it keeps its journal and its place, and waits for RESUME."""
 VERB_RESUME: Verb.ValueType  # 4
-"""Lift a PAUSE. Not built yet: UNIMPLEMENTED."""
+"""Lift a PAUSE, or all: the turn goes on where none is left."""
 VERB_RESTART: Verb.ValueType  # 5
 """A new message with the journal's prefix. Not built yet: UNIMPLEMENTED."""
 Global___Verb: _TypeAlias = Verb  # noqa: Y015
@@ -140,7 +141,7 @@ class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionS
     SESSION_STATE_RUNNING: _SessionState.ValueType  # 2
     """A turn runs."""
     SESSION_STATE_WAITING: _SessionState.ValueType  # 3
-    """Messages wait: for a retry, or a gap."""
+    """Messages wait: for a retry, a gap, a promise, or RESUME."""
 
 class SessionState(_SessionState, metaclass=_SessionStateEnumTypeWrapper):
     """What a session is doing."""
@@ -152,7 +153,7 @@ SESSION_STATE_IDLE: SessionState.ValueType  # 1
 SESSION_STATE_RUNNING: SessionState.ValueType  # 2
 """A turn runs."""
 SESSION_STATE_WAITING: SessionState.ValueType  # 3
-"""Messages wait: for a retry, or a gap."""
+"""Messages wait: for a retry, a gap, a promise, or RESUME."""
 Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
 
 @_typing.final
@@ -160,6 +161,26 @@ class SendRequest(_message.Message):
     """A message to send."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     SESSION_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
@@ -169,12 +190,13 @@ class SendRequest(_message.Message):
     ON_BUSY_FIELD_NUMBER: _builtins.int
     DELIVER_AFTER_FIELD_NUMBER: _builtins.int
     DELIVER_AT_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Idempotency key within the session, up to 128 bytes: sending it again joins the running turn or returns the
     stored fate. Absent means a new UUIDv7.
     """
     on_busy: Global___OnBusy.ValueType
-    """What to do when anything of the session runs or waits. Absent means ENQUEUE."""
+    """What to do when anything of the session runs or waits; of a scheduled message, when it is due. Absent means ENQUEUE."""
     @_builtins.property
     def session(self) -> _envelope_pb2.SessionRef:
         """The session; it comes into being with its first message. Required."""
@@ -193,11 +215,17 @@ class SendRequest(_message.Message):
 
     @_builtins.property
     def deliver_after(self) -> _duration_pb2.Duration:
-        """Deliver this long from now. Not built yet: UNIMPLEMENTED when set."""
+        """Let it take its place in the session this long from now, at most 366 days. Excludes `deliver_at`. It has no order
+        among the caller's other messages, and `expires` counts from then.
+        """
 
     @_builtins.property
     def deliver_at(self) -> _timestamp_pb2.Timestamp:
-        """Deliver at this time. Not built yet: UNIMPLEMENTED when set."""
+        """The same at this time; one that is over means at once."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Kept with the message for selectors: at most 16 pairs, keys 1 to 63 bytes, values up to 255 bytes."""
 
     def __init__(
         self,
@@ -210,10 +238,11 @@ class SendRequest(_message.Message):
         on_busy: Global___OnBusy.ValueType = ...,
         deliver_after: _duration_pb2.Duration | None = ...,
         deliver_at: _timestamp_pb2.Timestamp | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "deliver_after", b"deliver_after", "deliver_at", b"deliver_at", "expires", b"expires", "session", b"session", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "deliver_after", b"deliver_after", "deliver_at", b"deliver_at", "expires", b"expires", "message_id", b"message_id", "on_busy", b"on_busy", "session", b"session", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "content", b"content", "deliver_after", b"deliver_after", "deliver_at", b"deliver_at", "expires", b"expires", "message_id", b"message_id", "on_busy", b"on_busy", "session", b"session", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,6 +292,9 @@ class MessageStatus(_message.Message):
     STATE_VERSION_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     SETTLED_AT_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
+    AWAITS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Its id."""
     fate: _turn_pb2.Fate.ValueType
@@ -271,6 +303,8 @@ class MessageStatus(_message.Message):
     """DONE only: the session's version after the commit."""
     attempts: _builtins.int
     """Attempts begun."""
+    failures: _builtins.int
+    """Attempts that ended in an error."""
     @_builtins.property
     def session(self) -> _envelope_pb2.SessionRef:
         """Its session."""
@@ -295,6 +329,14 @@ class MessageStatus(_message.Message):
     def settled_at(self) -> _timestamp_pb2.Timestamp:
         """When it was settled. Absent before."""
 
+    @_builtins.property
+    def due(self) -> _timestamp_pb2.Timestamp:
+        """SCHEDULED, and PAUSED before it is due: when it takes its place."""
+
+    @_builtins.property
+    def awaits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """WAITING and PAUSED only: names of the promises, one of which it waits for."""
+
     def __init__(
         self,
         *,
@@ -308,10 +350,13 @@ class MessageStatus(_message.Message):
         state_version: _builtins.int = ...,
         attempts: _builtins.int = ...,
         settled_at: _timestamp_pb2.Timestamp | None = ...,
+        failures: _builtins.int = ...,
+        due: _timestamp_pb2.Timestamp | None = ...,
+        awaits: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "ledger", b"ledger", "result", b"result", "session", b"session", "settled_at", b"settled_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due", b"due", "error", b"error", "ledger", b"ledger", "result", b"result", "session", b"session", "settled_at", b"settled_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "error", b"error", "fate", b"fate", "ledger", b"ledger", "message_id", b"message_id", "result", b"result", "session", b"session", "settled_at", b"settled_at", "state_version", b"state_version", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "awaits", b"awaits", "due", b"due", "error", b"error", "failures", b"failures", "fate", b"fate", "ledger", b"ledger", "message_id", b"message_id", "result", b"result", "session", b"session", "settled_at", b"settled_at", "state_version", b"state_version", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -543,15 +588,31 @@ class ControlTurnsRequest(_message.Message):
     VERB_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    LIFTS_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     verb_id: _builtins.str
     """The same id again gets the same answers and does nothing more; kept 24 h. Absent means a new UUIDv7."""
     verb: Global___Verb.ValueType
     """Required."""
     dry_run: _builtins.bool
     """Answer what would happen and change nothing."""
+    limit: _builtins.int
+    """With `selector`: at most this many, 1 to 10,000. Absent means 1,000."""
+    lifts: _builtins.str
+    """RESUME only: the PAUSE that it lifts, by its verb id. Absent lifts all."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessageRef]:
-        """The messages, at most 1,000. Required."""
+        """The messages, at most 1,000. Required, unless there is a selector."""
+
+    @_builtins.property
+    def selector(self) -> Global___TurnSelector:
+        """The messages that run, wait or are scheduled and that it matches. Excludes `messages`."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With `selector`: look at the sessions of these shards only, as their owner. Set by workers."""
 
     def __init__(
         self,
@@ -560,14 +621,74 @@ class ControlTurnsRequest(_message.Message):
         verb: Global___Verb.ValueType = ...,
         messages: _abc.Iterable[Global___MessageRef] | None = ...,
         dry_run: _builtins.bool = ...,
+        selector: Global___TurnSelector | None = ...,
+        limit: _builtins.int = ...,
+        lifts: _builtins.str = ...,
+        shards: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "messages", b"messages", "verb", b"verb", "verb_id", b"verb_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "lifts", b"lifts", "limit", b"limit", "messages", b"messages", "selector", b"selector", "shards", b"shards", "verb", b"verb", "verb_id", b"verb_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ControlTurnsRequest: _TypeAlias = ControlTurnsRequest  # noqa: Y015
+
+@_typing.final
+class TurnSelector(_message.Message):
+    """Which messages. What is absent does not narrow the choice; what is given must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FATES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> _envelope_pb2.SessionRef:
+        """Namespace, agent and session, those that are given."""
+
+    @_builtins.property
+    def fates(self) -> _containers.RepeatedScalarFieldContainer[_turn_pb2.Fate.ValueType]:
+        """Any of these: RUNNING, WAITING, PAUSED, SCHEDULED."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Each of these pairs, among the message's attributes."""
+
+    def __init__(
+        self,
+        *,
+        session: _envelope_pb2.SessionRef | None = ...,
+        fates: _abc.Iterable[_turn_pb2.Fate.ValueType] | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "fates", b"fates", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnSelector: _TypeAlias = TurnSelector  # noqa: Y015
 
 @_typing.final
 class MessageRef(_message.Message):
@@ -577,8 +698,11 @@ class MessageRef(_message.Message):
 
     SESSION_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Its id."""
+    attempt: _builtins.int
+    """Verbs only: the verb is for this attempt, from 0, and STALE for another. Absent means whatever attempt it comes to."""
     @_builtins.property
     def session(self) -> _envelope_pb2.SessionRef:
         """Its session."""
@@ -588,12 +712,15 @@ class MessageRef(_message.Message):
         *,
         session: _envelope_pb2.SessionRef | None = ...,
         message_id: _builtins.str = ...,
+        attempt: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "message_id", b"message_id", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__attempt: _TypeAlias = _typing.Literal["attempt"]  # noqa: Y015
+    _WhichOneofArgType__attempt: _TypeAlias = _typing.Literal["_attempt", b"_attempt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attempt) -> _WhichOneofReturnType__attempt | None: ...
 
 Global___MessageRef: _TypeAlias = MessageRef  # noqa: Y015
 
@@ -605,8 +732,11 @@ class ControlTurnsResponse(_message.Message):
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
+    VERB_ID_FIELD_NUMBER: _builtins.int
     answer: Global___VerbAnswer.ValueType
     """What the store decided."""
+    verb_id: _builtins.str
+    """The verb's id, as given or as made: what a RESUME names."""
     @_builtins.property
     def message(self) -> Global___MessageRef:
         """Which."""
@@ -616,10 +746,11 @@ class ControlTurnsResponse(_message.Message):
         *,
         message: Global___MessageRef | None = ...,
         answer: Global___VerbAnswer.ValueType = ...,
+        verb_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "message", b"message", "verb_id", b"verb_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,6 +773,8 @@ class Session(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_FIELD_NUMBER: _builtins.int
+    PROMISES_FIELD_NUMBER: _builtins.int
     state: Global___SessionState.ValueType
     """What it is doing."""
     version: _builtins.int
@@ -656,6 +789,8 @@ class Session(_message.Message):
     """Its shard."""
     worker_id: _builtins.str
     """Worker that owns it. Absent when none does."""
+    scheduled: _builtins.int
+    """Messages on its schedule, reminders included. GetSession only."""
     @_builtins.property
     def session(self) -> _envelope_pb2.SessionRef:
         """Which."""
@@ -672,6 +807,10 @@ class Session(_message.Message):
     def usage(self) -> _turn_pb2.Usage:
         """What all its model calls used."""
 
+    @_builtins.property
+    def promises(self) -> _containers.RepeatedCompositeFieldContainer[_promise_pb2.Promise]:
+        """What its turn waits for: promises that are open. GetSession only."""
+
     def __init__(
         self,
         *,
@@ -686,10 +825,12 @@ class Session(_message.Message):
         usage: _turn_pb2.Usage | None = ...,
         shard: _builtins.int = ...,
         worker_id: _builtins.str = ...,
+        scheduled: _builtins.int = ...,
+        promises: _abc.Iterable[_promise_pb2.Promise] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "session", b"session", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "running_message_id", b"running_message_id", "session", b"session", "shard", b"shard", "state", b"state", "turns", b"turns", "updated_at", b"updated_at", "usage", b"usage", "version", b"version", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "promises", b"promises", "running_message_id", b"running_message_id", "scheduled", b"scheduled", "session", b"session", "shard", b"shard", "state", b"state", "turns", b"turns", "updated_at", b"updated_at", "usage", b"usage", "version", b"version", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,7 +89,8 @@ class AgentServiceServicer(object):
 
     def Send(self, request, context):
         """Hands a message over. Answers once the broker has confirmed it; with `wait`, once its fate is known or the
-        wait is over.
+        wait is over. A session takes what one worker confirmed, one after the other, in that order; who turns to another
+        worker waits for the end of what was sent before, where order matters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +119,7 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ControlTurns(self, request, context):
-        """Applies a verb to messages; one result each, in the order of the request.
+        """Applies a verb to messages; one result each, in the order of the request, or, by selector, in no order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

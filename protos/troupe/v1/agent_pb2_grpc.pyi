@@ -39,7 +39,8 @@ class AgentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
     Send: _grpc.UnaryUnaryMultiCallable[_agent_pb2.SendRequest, _agent_pb2.SendResponse]
     """Hands a message over. Answers once the broker has confirmed it; with `wait`, once its fate is known or the
-    wait is over.
+    wait is over. A session takes what one worker confirmed, one after the other, in that order; who turns to another
+    worker waits for the end of what was sent before, where order matters.
     """
     Converse: _grpc.UnaryStreamMultiCallable[_agent_pb2.ConverseRequest, _agent_pb2.ConverseResponse]
     """Send, then the turn's events until `completed` or `failed`. Ending the stream detaches; the turn goes on."""
@@ -50,7 +51,7 @@ class AgentServiceStub:
     GetMessage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetMessageRequest, _agent_pb2.GetMessageResponse]
     """A message's fate; waits for it as long as asked."""
     ControlTurns: _grpc.UnaryStreamMultiCallable[_agent_pb2.ControlTurnsRequest, _agent_pb2.ControlTurnsResponse]
-    """Applies a verb to messages; one result each, in the order of the request."""
+    """Applies a verb to messages; one result each, in the order of the request, or, by selector, in no order."""
     GetSession: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetSessionRequest, _agent_pb2.GetSessionResponse]
     """One session's state. NOT_FOUND where nothing is known of it."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListSessionsRequest, _agent_pb2.ListSessionsResponse]
@@ -69,7 +70,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Send: _aio.UnaryUnaryMultiCallable[_agent_pb2.SendRequest, _agent_pb2.SendResponse]  # type: ignore[assignment]
     """Hands a message over. Answers once the broker has confirmed it; with `wait`, once its fate is known or the
-    wait is over.
+    wait is over. A session takes what one worker confirmed, one after the other, in that order; who turns to another
+    worker waits for the end of what was sent before, where order matters.
     """
     Converse: _aio.UnaryStreamMultiCallable[_agent_pb2.ConverseRequest, _agent_pb2.ConverseResponse]  # type: ignore[assignment]
     """Send, then the turn's events until `completed` or `failed`. Ending the stream detaches; the turn goes on."""
@@ -80,7 +82,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     GetMessage: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetMessageRequest, _agent_pb2.GetMessageResponse]  # type: ignore[assignment]
     """A message's fate; waits for it as long as asked."""
     ControlTurns: _aio.UnaryStreamMultiCallable[_agent_pb2.ControlTurnsRequest, _agent_pb2.ControlTurnsResponse]  # type: ignore[assignment]
-    """Applies a verb to messages; one result each, in the order of the request."""
+    """Applies a verb to messages; one result each, in the order of the request, or, by selector, in no order."""
     GetSession: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetSessionRequest, _agent_pb2.GetSessionResponse]  # type: ignore[assignment]
     """One session's state. NOT_FOUND where nothing is known of it."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListSessionsRequest, _agent_pb2.ListSessionsResponse]  # type: ignore[assignment]
@@ -102,7 +104,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.SendResponse, _abc.Awaitable[_agent_pb2.SendResponse]]:
         """Hands a message over. Answers once the broker has confirmed it; with `wait`, once its fate is known or the
-        wait is over.
+        wait is over. A session takes what one worker confirmed, one after the other, in that order; who turns to another
+        worker waits for the end of what was sent before, where order matters.
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +140,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.ControlTurnsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.ControlTurnsResponse], _abc.AsyncIterator[_agent_pb2.ControlTurnsResponse]]:
-        """Applies a verb to messages; one result each, in the order of the request."""
+        """Applies a verb to messages; one result each, in the order of the request, or, by selector, in no order."""
 
     @_abc_1.abstractmethod
     def GetSession(

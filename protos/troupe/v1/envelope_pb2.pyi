@@ -210,6 +210,26 @@ class Envelope(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
@@ -225,6 +245,10 @@ class Envelope(_message.Message):
     TRACESTATE_FIELD_NUMBER: _builtins.int
     REDRIVES_FIELD_NUMBER: _builtins.int
     DEATHS_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
+    REJECT_WHEN_BUSY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    REMINDER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Idempotency key within the target session: up to 128 bytes."""
     kind: Global___EnvelopeKind.ValueType
@@ -241,6 +265,10 @@ class Envelope(_message.Message):
     """W3C `tracestate`."""
     redrives: _builtins.int
     """How often it was redriven from a dead letter. 0 for a message as it was first sent."""
+    reject_when_busy: _builtins.bool
+    """Settle it as REJECTED where anything of its session runs or waits when it is first placed."""
+    reminder: _builtins.str
+    """Name of the reminder that it is. Absent for messages."""
     @_builtins.property
     def source(self) -> Global___SessionRef:
         """The actor that sent it. Absent for a client's message."""
@@ -269,6 +297,14 @@ class Envelope(_message.Message):
     def deaths(self) -> _containers.RepeatedCompositeFieldContainer[Global___Death]:
         """How it died before it was redriven, oldest first: the newest 10."""
 
+    @_builtins.property
+    def due(self) -> _timestamp_pb2.Timestamp:
+        """When it is to take its place in its session; `first_sent` and `expires` count from then. Absent means at once."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What selectors see of it."""
+
     def __init__(
         self,
         *,
@@ -287,10 +323,14 @@ class Envelope(_message.Message):
         tracestate: _builtins.str = ...,
         redrives: _builtins.int = ...,
         deaths: _abc.Iterable[Global___Death] | None = ...,
+        due: _timestamp_pb2.Timestamp | None = ...,
+        reject_when_busy: _builtins.bool = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reminder: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "expires", b"expires", "first_sent", b"first_sent", "number", b"number", "source", b"source", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "due", b"due", "expires", b"expires", "first_sent", b"first_sent", "number", b"number", "source", b"source", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "content", b"content", "correlation_id", b"correlation_id", "deaths", b"deaths", "expires", b"expires", "first_sent", b"first_sent", "generation", b"generation", "id", b"id", "kind", b"kind", "number", b"number", "redrives", b"redrives", "source", b"source", "target", b"target", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attributes", b"attributes", "content", b"content", "correlation_id", b"correlation_id", "deaths", b"deaths", "due", b"due", "expires", b"expires", "first_sent", b"first_sent", "generation", b"generation", "id", b"id", "kind", b"kind", "number", b"number", "redrives", b"redrives", "reject_when_busy", b"reject_when_busy", "reminder", b"reminder", "source", b"source", "target", b"target", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _UnknownOutcomePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnknownOutcomePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnknownOutcomePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNKNOWN_OUTCOME_POLICY_UNSPECIFIED: _UnknownOutcomePolicy.ValueType  # 0
+    """Absent: DEAD_LETTER."""
+    UNKNOWN_OUTCOME_POLICY_DEAD_LETTER: _UnknownOutcomePolicy.ValueType  # 1
+    """A dead letter, reason UNKNOWN_OUTCOME."""
+    UNKNOWN_OUTCOME_POLICY_PROMISE: _UnknownOutcomePolicy.ValueType  # 2
+    """The turn waits for a promise: a person resolves it with the call's result, or rejects it with the failure."""
+
+class UnknownOutcomePolicy(_UnknownOutcomePolicy, metaclass=_UnknownOutcomePolicyEnumTypeWrapper):
+    """What becomes of a turn in which a call that is not idempotent started and left no result."""
+
+UNKNOWN_OUTCOME_POLICY_UNSPECIFIED: UnknownOutcomePolicy.ValueType  # 0
+"""Absent: DEAD_LETTER."""
+UNKNOWN_OUTCOME_POLICY_DEAD_LETTER: UnknownOutcomePolicy.ValueType  # 1
+"""A dead letter, reason UNKNOWN_OUTCOME."""
+UNKNOWN_OUTCOME_POLICY_PROMISE: UnknownOutcomePolicy.ValueType  # 2
+"""The turn waits for a promise: a person resolves it with the call's result, or rejects it with the failure."""
+Global___UnknownOutcomePolicy: _TypeAlias = UnknownOutcomePolicy  # noqa: Y015
+
 class _Isolation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -246,6 +270,8 @@ class AgentSpec(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_REPEATED_CALLS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    UNKNOWN_OUTCOME_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One line for people. Absent means none."""
     model: _builtins.str
@@ -268,6 +294,8 @@ class AgentSpec(_message.Message):
     """A turn fails with REPEATED_CALL when the model asks for the same call (tool and arguments) more often
     than this in one turn, 1 to 100. Absent means 3.
     """
+    unknown_outcome: Global___UnknownOutcomePolicy.ValueType
+    """What becomes of a turn whose tool call has an unknown outcome. Absent means DEAD_LETTER."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of Tools, or `namespace/name`, each at most once, at most 128."""
@@ -279,6 +307,10 @@ class AgentSpec(_message.Message):
     @_builtins.property
     def retry(self) -> Global___RetryPolicy:
         """How failed turns are retried. Absent means the defaults of RetryPolicy."""
+
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """State and history of a session that nothing was said to for so long go, 1 min to 10 years. Absent means 30 days."""
 
     def __init__(
         self,
@@ -294,10 +326,12 @@ class AgentSpec(_message.Message):
         temperature: _builtins.float | None = ...,
         max_output_tokens: _builtins.int | None = ...,
         max_repeated_calls: _builtins.int | None = ...,
+        retention: _duration_pb2.Duration | None = ...,
+        unknown_outcome: Global___UnknownOutcomePolicy.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_max_output_tokens", b"_max_output_tokens", "_max_repeated_calls", b"_max_repeated_calls", "_max_steps", b"_max_steps", "_temperature", b"_temperature", "context_tokens", b"context_tokens", "max_output_tokens", b"max_output_tokens", "max_repeated_calls", b"max_repeated_calls", "max_steps", b"max_steps", "retry", b"retry", "temperature", b"temperature", "turn_deadline", b"turn_deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_max_output_tokens", b"_max_output_tokens", "_max_repeated_calls", b"_max_repeated_calls", "_max_steps", b"_max_steps", "_temperature", b"_temperature", "context_tokens", b"context_tokens", "max_output_tokens", b"max_output_tokens", "max_repeated_calls", b"max_repeated_calls", "max_steps", b"max_steps", "retention", b"retention", "retry", b"retry", "temperature", b"temperature", "turn_deadline", b"turn_deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_max_output_tokens", b"_max_output_tokens", "_max_repeated_calls", b"_max_repeated_calls", "_max_steps", b"_max_steps", "_temperature", b"_temperature", "context_tokens", b"context_tokens", "description", b"description", "max_output_tokens", b"max_output_tokens", "max_repeated_calls", b"max_repeated_calls", "max_steps", b"max_steps", "model", b"model", "retry", b"retry", "system_prompt", b"system_prompt", "temperature", b"temperature", "tools", b"tools", "turn_deadline", b"turn_deadline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_max_output_tokens", b"_max_output_tokens", "_max_repeated_calls", b"_max_repeated_calls", "_max_steps", b"_max_steps", "_temperature", b"_temperature", "context_tokens", b"context_tokens", "description", b"description", "max_output_tokens", b"max_output_tokens", "max_repeated_calls", b"max_repeated_calls", "max_steps", b"max_steps", "model", b"model", "retention", b"retention", "retry", b"retry", "system_prompt", b"system_prompt", "temperature", b"temperature", "tools", b"tools", "turn_deadline", b"turn_deadline", "unknown_outcome", b"unknown_outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context_tokens: _TypeAlias = _typing.Literal["context_tokens"]  # noqa: Y015
     _WhichOneofArgType__context_tokens: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens"]  # noqa: Y015
@@ -332,10 +366,20 @@ class ActorSpec(_message.Message):
     ENTRY_POINT_FIELD_NUMBER: _builtins.int
     TURN_DEADLINE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_OUTCOME_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One line for people. Absent means none."""
     entry_point: _builtins.str
     """`package.module:Class`, importable on the worker. Required."""
+    unknown_outcome: Global___UnknownOutcomePolicy.ValueType
+    """What becomes of a turn whose tool call has an unknown outcome. Absent means DEAD_LETTER."""
+    max_batch: _builtins.int
+    """Messages that one `receive_batch` takes at most, 1 to 1,000. Absent means 100; without meaning for a class that has
+    no `receive_batch`.
+    """
     @_builtins.property
     def turn_deadline(self) -> _duration_pb2.Duration:
         """Wall time of one attempt at a turn, 1 s to 24 h. Absent means 10 min."""
@@ -344,6 +388,14 @@ class ActorSpec(_message.Message):
     def retry(self) -> Global___RetryPolicy:
         """How failed turns are retried. Absent means the defaults of RetryPolicy."""
 
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """State of a session that nothing was said to for so long goes, 1 min to 10 years. Absent means 30 days."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of Tools, or `namespace/name`, that `context.call_tool` may call, each at most once, at most 128."""
+
     def __init__(
         self,
         *,
@@ -351,12 +403,18 @@ class ActorSpec(_message.Message):
         entry_point: _builtins.str = ...,
         turn_deadline: _duration_pb2.Duration | None = ...,
         retry: Global___RetryPolicy | None = ...,
+        retention: _duration_pb2.Duration | None = ...,
+        tools: _abc.Iterable[_builtins.str] | None = ...,
+        unknown_outcome: Global___UnknownOutcomePolicy.ValueType = ...,
+        max_batch: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "turn_deadline", b"turn_deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_batch", b"_max_batch", "max_batch", b"max_batch", "retention", b"retention", "retry", b"retry", "turn_deadline", b"turn_deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "entry_point", b"entry_point", "retry", b"retry", "turn_deadline", b"turn_deadline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_batch", b"_max_batch", "description", b"description", "entry_point", b"entry_point", "max_batch", b"max_batch", "retention", b"retention", "retry", b"retry", "tools", b"tools", "turn_deadline", b"turn_deadline", "unknown_outcome", b"unknown_outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_batch: _TypeAlias = _typing.Literal["max_batch"]  # noqa: Y015
+    _WhichOneofArgType__max_batch: _TypeAlias = _typing.Literal["_max_batch", b"_max_batch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_batch) -> _WhichOneofReturnType__max_batch | None: ...
 
 Global___ActorSpec: _TypeAlias = ActorSpec  # noqa: Y015
 
@@ -461,6 +519,7 @@ class ToolSpec(_message.Message):
     IDEMPOTENT_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    COMPENSATION_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What the model is told. Absent means the function's docstring."""
     idempotent: _builtins.bool
@@ -469,6 +528,10 @@ class ToolSpec(_message.Message):
     """
     isolation: Global___Isolation.ValueType
     """Where the call runs. Absent means INPROCESS."""
+    compensation: _builtins.str
+    """Name of a Tool, or `namespace/name`, that takes this one's effect back when its turn is cancelled: called with
+    `{"arguments": …, "result": …}` of the call, once each, newest call first. Absent means none.
+    """
     @_builtins.property
     def python(self) -> Global___PythonTool:
         """A Python function marked with `@tool`."""
@@ -485,10 +548,11 @@ class ToolSpec(_message.Message):
         idempotent: _builtins.bool = ...,
         timeout: _duration_pb2.Duration | None = ...,
         isolation: Global___Isolation.ValueType = ...,
+        compensation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["python", b"python", "source", b"source", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "idempotent", b"idempotent", "isolation", b"isolation", "python", b"python", "source", b"source", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compensation", b"compensation", "description", b"description", "idempotent", b"idempotent", "isolation", b"isolation", "python", b"python", "source", b"source", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["python"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015

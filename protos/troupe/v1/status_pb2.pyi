@@ -72,7 +72,7 @@ class _HealthStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthSta
     HEALTH_STATE_HEALTHY: _HealthState.ValueType  # 1
     """It works."""
     HEALTH_STATE_DEGRADED: _HealthState.ValueType  # 2
-    """It works, with trouble that `cause` names."""
+    """It works badly or not at all; `cause` says over what."""
     HEALTH_STATE_DRAINING: _HealthState.ValueType  # 3
     """It finishes what it has and takes nothing new."""
     HEALTH_STATE_LOST: _HealthState.ValueType  # 4
@@ -86,7 +86,7 @@ HEALTH_STATE_UNSPECIFIED: HealthState.ValueType  # 0
 HEALTH_STATE_HEALTHY: HealthState.ValueType  # 1
 """It works."""
 HEALTH_STATE_DEGRADED: HealthState.ValueType  # 2
-"""It works, with trouble that `cause` names."""
+"""It works badly or not at all; `cause` says over what."""
 HEALTH_STATE_DRAINING: HealthState.ValueType  # 3
 """It finishes what it has and takes nothing new."""
 HEALTH_STATE_LOST: HealthState.ValueType  # 4
@@ -376,6 +376,9 @@ class ShardStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     RUNNING_SESSIONS_FIELD_NUMBER: _builtins.int
     STORE_EPOCH_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    HELD_UP_SECONDS_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """Its number, from 0."""
     epoch: _builtins.int
@@ -388,6 +391,16 @@ class ShardStatus(_message.Message):
     """REFUSED only: the epoch under which the store has another owner, or the same epoch with another process. The
     control plane places the shard under a higher one.
     """
+    taken: _builtins.int
+    """Messages that its mailbox brought since the worker has it, each as often as it was brought."""
+    settled: _builtins.int
+    """Messages that turns settled since the worker has it."""
+    held_up_seconds: _builtins.float
+    """For how long the message has been held up, in seconds, that has been so longest of those that could run now: ready
+    and not started, or past its deadline and not ended; where the shard cannot be taken or its mailbox not be reached,
+    since when that is so. What waits for a retry, for other messages, for an earlier owner, or behind a turn within its
+    deadline does not count. Looked for every second. Absent where nothing is held up.
+    """
     def __init__(
         self,
         *,
@@ -396,12 +409,17 @@ class ShardStatus(_message.Message):
         state: Global___ShardState.ValueType = ...,
         running_sessions: _builtins.int = ...,
         store_epoch: _builtins.int = ...,
+        taken: _builtins.int = ...,
+        settled: _builtins.int = ...,
+        held_up_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_held_up_seconds", b"_held_up_seconds", "held_up_seconds", b"held_up_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "running_sessions", b"running_sessions", "shard", b"shard", "state", b"state", "store_epoch", b"store_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_up_seconds", b"_held_up_seconds", "epoch", b"epoch", "held_up_seconds", b"held_up_seconds", "running_sessions", b"running_sessions", "settled", b"settled", "shard", b"shard", "state", b"state", "store_epoch", b"store_epoch", "taken", b"taken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__held_up_seconds: _TypeAlias = _typing.Literal["held_up_seconds"]  # noqa: Y015
+    _WhichOneofArgType__held_up_seconds: _TypeAlias = _typing.Literal["_held_up_seconds", b"_held_up_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_up_seconds) -> _WhichOneofReturnType__held_up_seconds | None: ...
 
 Global___ShardStatus: _TypeAlias = ShardStatus  # noqa: Y015
 
@@ -416,6 +434,7 @@ class Load(_message.Message):
     TURNS_FIELD_NUMBER: _builtins.int
     TURNS_PER_SECOND_FIELD_NUMBER: _builtins.int
     TURN_LATENCY_P99_SECONDS_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
     hot_sessions: _builtins.int
     """Sessions in memory."""
     running_turns: _builtins.int
@@ -426,6 +445,8 @@ class Load(_message.Message):
     """Turns settled per second, over the last 10 s."""
     turn_latency_p99_seconds: _builtins.float
     """99th percentile of turn latency over the last 60 s, seconds. Absent without turns."""
+    busy: _builtins.float
+    """Share of the last 10 s in which the event loop's thread had a processor, 0 to 1: what is left is free capacity."""
     def __init__(
         self,
         *,
@@ -434,10 +455,11 @@ class Load(_message.Message):
         turns: _builtins.int = ...,
         turns_per_second: _builtins.float = ...,
         turn_latency_p99_seconds: _builtins.float | None = ...,
+        busy: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds", "turn_latency_p99_seconds", b"turn_latency_p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds", "hot_sessions", b"hot_sessions", "running_turns", b"running_turns", "turn_latency_p99_seconds", b"turn_latency_p99_seconds", "turns", b"turns", "turns_per_second", b"turns_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds", "busy", b"busy", "hot_sessions", b"hot_sessions", "running_turns", b"running_turns", "turn_latency_p99_seconds", b"turn_latency_p99_seconds", "turns", b"turns", "turns_per_second", b"turns_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__turn_latency_p99_seconds: _TypeAlias = _typing.Literal["turn_latency_p99_seconds"]  # noqa: Y015
     _WhichOneofArgType__turn_latency_p99_seconds: _TypeAlias = _typing.Literal["_turn_latency_p99_seconds", b"_turn_latency_p99_seconds"]  # noqa: Y015

@@ -27,17 +27,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from troupe.v1 import envelope_pb2 as troupe_dot_v1_dot_envelope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14troupe/v1/turn.proto\x12\ttroupe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18troupe/v1/envelope.proto\"a\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x10\n\x08resource\x18\x05 \x01(\t\"\x80\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\x04\x12\x13\n\x0bmodel_calls\x18\x04 \x01(\r\x12\x12\n\ntool_calls\x18\x05 \x01(\r\"\x82\x01\n\x06Ledger\x12\'\n\x04wall\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x04rows\x18\x02 \x03(\x0b\x32\x14.troupe.v1.LedgerRow\x12+\n\x08residual\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"_\n\tLedgerRow\x12%\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x16.troupe.v1.LedgerCause\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8e\x04\n\x05\x45vent\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x0b\x32\x13.troupe.v1.AcceptedH\x00\x12%\n\x07started\x18\x08 \x01(\x0b\x32\x12.troupe.v1.StartedH\x00\x12,\n\x0btoken_delta\x18\t \x01(\x0b\x32\x15.troupe.v1.TokenDeltaH\x00\x12\x37\n\x11tool_call_started\x18\n \x01(\x0b\x32\x1a.troupe.v1.ToolCallStartedH\x00\x12\x39\n\x12tool_call_finished\x18\x0b \x01(\x0b\x32\x1b.troupe.v1.ToolCallFinishedH\x00\x12#\n\x06sealed\x18\x0c \x01(\x0b\x32\x11.troupe.v1.SealedH\x00\x12)\n\tcompleted\x18\r \x01(\x0b\x32\x14.troupe.v1.CompletedH\x00\x12#\n\x06\x66\x61iled\x18\x0e \x01(\x0b\x32\x11.troupe.v1.FailedH\x00\x42\x06\n\x04kind\"-\n\x08\x41\x63\x63\x65pted\x12!\n\x06number\x18\x01 \x01(\x0b\x32\x11.troupe.v1.Number\"1\n\x07Started\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0brevision_id\x18\x02 \x01(\t\"\x1a\n\nTokenDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"C\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x90\x01\n\x10ToolCallFinished\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\x10\n\x08replayed\x18\x05 \x01(\x08\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"a\n\x06Sealed\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\x12\x30\n\x0cnext_attempt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9a\x01\n\tCompleted\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.troupe.v1.Content\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.troupe.v1.Usage\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.troupe.v1.Ledger\x12\x15\n\rstate_version\x18\x04 \x01(\x04\x12\x0e\n\x06stored\x18\x05 \x01(\x08\"\x81\x01\n\x06\x46\x61iled\x12\x1d\n\x04\x66\x61te\x18\x01 \x01(\x0e\x32\x0f.troupe.v1.Fate\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.troupe.v1.Ledger\x12\x0e\n\x06stored\x18\x04 \x01(\x08*\xdf\x01\n\x04\x46\x61te\x12\x14\n\x10\x46\x41TE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46\x41TE_UNSEEN\x10\x01\x12\x12\n\x0e\x46\x41TE_SCHEDULED\x10\x02\x12\x10\n\x0c\x46\x41TE_WAITING\x10\x03\x12\x0f\n\x0b\x46\x41TE_PAUSED\x10\x04\x12\x10\n\x0c\x46\x41TE_RUNNING\x10\x05\x12\r\n\tFATE_DONE\x10\x06\x12\r\n\tFATE_DEAD\x10\x07\x12\x10\n\x0c\x46\x41TE_EXPIRED\x10\x08\x12\x10\n\x0c\x46\x41TE_SKIPPED\x10\t\x12\x12\n\x0e\x46\x41TE_CANCELLED\x10\n\x12\x11\n\rFATE_REJECTED\x10\x0b*\x9b\x02\n\x0bLedgerCause\x12\x1c\n\x18LEDGER_CAUSE_UNSPECIFIED\x10\x00\x12\x1c\n\x18LEDGER_CAUSE_BROKER_WAIT\x10\x01\x12\x1d\n\x19LEDGER_CAUSE_MAILBOX_WAIT\x10\x02\x12\x1c\n\x18LEDGER_CAUSE_STATE_STORE\x10\x03\x12\x1c\n\x18LEDGER_CAUSE_MODEL_QUEUE\x10\x04\x12\x18\n\x14LEDGER_CAUSE_CONNECT\x10\x05\x12\"\n\x1eLEDGER_CAUSE_MODEL_FIRST_TOKEN\x10\x06\x12 \n\x1cLEDGER_CAUSE_MODEL_STREAMING\x10\x07\x12\x15\n\x11LEDGER_CAUSE_TOOL\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14troupe/v1/turn.proto\x12\ttroupe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18troupe/v1/envelope.proto\"a\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x10\n\x08resource\x18\x05 \x01(\t\"\x80\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\x04\x12\x13\n\x0bmodel_calls\x18\x04 \x01(\r\x12\x12\n\ntool_calls\x18\x05 \x01(\r\"\x82\x01\n\x06Ledger\x12\'\n\x04wall\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x04rows\x18\x02 \x03(\x0b\x32\x14.troupe.v1.LedgerRow\x12+\n\x08residual\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"_\n\tLedgerRow\x12%\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x16.troupe.v1.LedgerCause\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb9\x04\n\x05\x45vent\x12&\n\x07session\x18\x01 \x01(\x0b\x32\x15.troupe.v1.SessionRef\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x0b\x32\x13.troupe.v1.AcceptedH\x00\x12%\n\x07started\x18\x08 \x01(\x0b\x32\x12.troupe.v1.StartedH\x00\x12,\n\x0btoken_delta\x18\t \x01(\x0b\x32\x15.troupe.v1.TokenDeltaH\x00\x12\x37\n\x11tool_call_started\x18\n \x01(\x0b\x32\x1a.troupe.v1.ToolCallStartedH\x00\x12\x39\n\x12tool_call_finished\x18\x0b \x01(\x0b\x32\x1b.troupe.v1.ToolCallFinishedH\x00\x12#\n\x06sealed\x18\x0c \x01(\x0b\x32\x11.troupe.v1.SealedH\x00\x12)\n\tsuspended\x18\x0f \x01(\x0b\x32\x14.troupe.v1.SuspendedH\x00\x12)\n\tcompleted\x18\r \x01(\x0b\x32\x14.troupe.v1.CompletedH\x00\x12#\n\x06\x66\x61iled\x18\x0e \x01(\x0b\x32\x11.troupe.v1.FailedH\x00\x42\x06\n\x04kind\"-\n\x08\x41\x63\x63\x65pted\x12!\n\x06number\x18\x01 \x01(\x0b\x32\x11.troupe.v1.Number\"D\n\x07Started\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0brevision_id\x18\x02 \x01(\t\x12\x11\n\tcontinues\x18\x03 \x01(\x08\"8\n\tSuspended\x12+\n\x08promises\x18\x01 \x03(\x0b\x32\x19.troupe.v1.AwaitedPromise\"_\n\x0e\x41waitedPromise\x12\x12\n\npromise_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1a\n\nTokenDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"C\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x90\x01\n\x10ToolCallFinished\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\x10\n\x08replayed\x18\x05 \x01(\x08\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"a\n\x06Sealed\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\x12\x30\n\x0cnext_attempt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9a\x01\n\tCompleted\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.troupe.v1.Content\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.troupe.v1.Usage\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.troupe.v1.Ledger\x12\x15\n\rstate_version\x18\x04 \x01(\x04\x12\x0e\n\x06stored\x18\x05 \x01(\x08\"\x81\x01\n\x06\x46\x61iled\x12\x1d\n\x04\x66\x61te\x18\x01 \x01(\x0e\x32\x0f.troupe.v1.Fate\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.troupe.v1.ErrorDetail\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.troupe.v1.Ledger\x12\x0e\n\x06stored\x18\x04 \x01(\x08*\xdf\x01\n\x04\x46\x61te\x12\x14\n\x10\x46\x41TE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46\x41TE_UNSEEN\x10\x01\x12\x12\n\x0e\x46\x41TE_SCHEDULED\x10\x02\x12\x10\n\x0c\x46\x41TE_WAITING\x10\x03\x12\x0f\n\x0b\x46\x41TE_PAUSED\x10\x04\x12\x10\n\x0c\x46\x41TE_RUNNING\x10\x05\x12\r\n\tFATE_DONE\x10\x06\x12\r\n\tFATE_DEAD\x10\x07\x12\x10\n\x0c\x46\x41TE_EXPIRED\x10\x08\x12\x10\n\x0c\x46\x41TE_SKIPPED\x10\t\x12\x12\n\x0e\x46\x41TE_CANCELLED\x10\n\x12\x11\n\rFATE_REJECTED\x10\x0b*\xcd\x02\n\x0bLedgerCause\x12\x1c\n\x18LEDGER_CAUSE_UNSPECIFIED\x10\x00\x12\x1c\n\x18LEDGER_CAUSE_BROKER_WAIT\x10\x01\x12\x1d\n\x19LEDGER_CAUSE_MAILBOX_WAIT\x10\x02\x12\x1c\n\x18LEDGER_CAUSE_STATE_STORE\x10\x03\x12\x1c\n\x18LEDGER_CAUSE_MODEL_QUEUE\x10\x04\x12\x18\n\x14LEDGER_CAUSE_CONNECT\x10\x05\x12\"\n\x1eLEDGER_CAUSE_MODEL_FIRST_TOKEN\x10\x06\x12 \n\x1cLEDGER_CAUSE_MODEL_STREAMING\x10\x07\x12\x15\n\x11LEDGER_CAUSE_TOOL\x10\x08\x12\x18\n\x14LEDGER_CAUSE_PROMISE\x10\t\x12\x16\n\x12LEDGER_CAUSE_PAUSE\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'troupe.v1.turn_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FATE']._serialized_start=1846
-  _globals['_FATE']._serialized_end=2069
-  _globals['_LEDGERCAUSE']._serialized_start=2072
-  _globals['_LEDGERCAUSE']._serialized_end=2355
+  _globals['_FATE']._serialized_start=2063
+  _globals['_FATE']._serialized_end=2286
+  _globals['_LEDGERCAUSE']._serialized_start=2289
+  _globals['_LEDGERCAUSE']._serialized_end=2622
   _globals['_ERRORDETAIL']._serialized_start=126
   _globals['_ERRORDETAIL']._serialized_end=223
   _globals['_USAGE']._serialized_start=226
@@ -47,21 +47,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERROW']._serialized_start=489
   _globals['_LEDGERROW']._serialized_end=584
   _globals['_EVENT']._serialized_start=587
-  _globals['_EVENT']._serialized_end=1113
-  _globals['_ACCEPTED']._serialized_start=1115
-  _globals['_ACCEPTED']._serialized_end=1160
-  _globals['_STARTED']._serialized_start=1162
-  _globals['_STARTED']._serialized_end=1211
-  _globals['_TOKENDELTA']._serialized_start=1213
-  _globals['_TOKENDELTA']._serialized_end=1239
-  _globals['_TOOLCALLSTARTED']._serialized_start=1241
-  _globals['_TOOLCALLSTARTED']._serialized_end=1308
-  _globals['_TOOLCALLFINISHED']._serialized_start=1311
-  _globals['_TOOLCALLFINISHED']._serialized_end=1455
-  _globals['_SEALED']._serialized_start=1457
-  _globals['_SEALED']._serialized_end=1554
-  _globals['_COMPLETED']._serialized_start=1557
-  _globals['_COMPLETED']._serialized_end=1711
-  _globals['_FAILED']._serialized_start=1714
-  _globals['_FAILED']._serialized_end=1843
+  _globals['_EVENT']._serialized_end=1156
+  _globals['_ACCEPTED']._serialized_start=1158
+  _globals['_ACCEPTED']._serialized_end=1203
+  _globals['_STARTED']._serialized_start=1205
+  _globals['_STARTED']._serialized_end=1273
+  _globals['_SUSPENDED']._serialized_start=1275
+  _globals['_SUSPENDED']._serialized_end=1331
+  _globals['_AWAITEDPROMISE']._serialized_start=1333
+  _globals['_AWAITEDPROMISE']._serialized_end=1428
+  _globals['_TOKENDELTA']._serialized_start=1430
+  _globals['_TOKENDELTA']._serialized_end=1456
+  _globals['_TOOLCALLSTARTED']._serialized_start=1458
+  _globals['_TOOLCALLSTARTED']._serialized_end=1525
+  _globals['_TOOLCALLFINISHED']._serialized_start=1528
+  _globals['_TOOLCALLFINISHED']._serialized_end=1672
+  _globals['_SEALED']._serialized_start=1674
+  _globals['_SEALED']._serialized_end=1771
+  _globals['_COMPLETED']._serialized_start=1774
+  _globals['_COMPLETED']._serialized_end=1928
+  _globals['_FAILED']._serialized_start=1931
+  _globals['_FAILED']._serialized_end=2060
 # @@protoc_insertion_point(module_scope)

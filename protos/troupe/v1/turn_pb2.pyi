@@ -33,11 +33,11 @@ class _FateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fate.ValueType],
     FATE_UNSEEN: _Fate.ValueType  # 1
     """No record of it: on its way, or never sent. Also a message that was redriven, until its copy arrives."""
     FATE_SCHEDULED: _Fate.ValueType  # 2
-    """Accepted for later. Not built yet."""
+    """On its shard's schedule: it takes its place when it is due."""
     FATE_WAITING: _Fate.ValueType  # 3
-    """In its session's inbox: behind another, before a retry, or for a gap."""
+    """In its session's inbox: behind another, before a retry, for a gap, or for a promise."""
     FATE_PAUSED: _Fate.ValueType  # 4
-    """Held by a PAUSE. Not built yet."""
+    """Held by a PAUSE."""
     FATE_RUNNING: _Fate.ValueType  # 5
     """Its turn runs."""
     FATE_DONE: _Fate.ValueType  # 6
@@ -51,9 +51,9 @@ class _FateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fate.ValueType],
     FATE_SKIPPED: _Fate.ValueType  # 9
     """Its number was settled without it."""
     FATE_CANCELLED: _Fate.ValueType  # 10
-    """A CANCEL or the deletion of its session settled it."""
+    """A CANCEL, a KILL or the deletion of its session settled it."""
     FATE_REJECTED: _Fate.ValueType  # 11
-    """Its `on_busy` refused to wait. Not built yet."""
+    """Its `on_busy` refused to wait."""
 
 class Fate(_Fate, metaclass=_FateEnumTypeWrapper):
     """What became of a message. The last six are final."""
@@ -63,11 +63,11 @@ FATE_UNSPECIFIED: Fate.ValueType  # 0
 FATE_UNSEEN: Fate.ValueType  # 1
 """No record of it: on its way, or never sent. Also a message that was redriven, until its copy arrives."""
 FATE_SCHEDULED: Fate.ValueType  # 2
-"""Accepted for later. Not built yet."""
+"""On its shard's schedule: it takes its place when it is due."""
 FATE_WAITING: Fate.ValueType  # 3
-"""In its session's inbox: behind another, before a retry, or for a gap."""
+"""In its session's inbox: behind another, before a retry, for a gap, or for a promise."""
 FATE_PAUSED: Fate.ValueType  # 4
-"""Held by a PAUSE. Not built yet."""
+"""Held by a PAUSE."""
 FATE_RUNNING: Fate.ValueType  # 5
 """Its turn runs."""
 FATE_DONE: Fate.ValueType  # 6
@@ -81,9 +81,9 @@ FATE_EXPIRED: Fate.ValueType  # 8
 FATE_SKIPPED: Fate.ValueType  # 9
 """Its number was settled without it."""
 FATE_CANCELLED: Fate.ValueType  # 10
-"""A CANCEL or the deletion of its session settled it."""
+"""A CANCEL, a KILL or the deletion of its session settled it."""
 FATE_REJECTED: Fate.ValueType  # 11
-"""Its `on_busy` refused to wait. Not built yet."""
+"""Its `on_busy` refused to wait."""
 Global___Fate: _TypeAlias = Fate  # noqa: Y015
 
 class _LedgerCause:
@@ -110,6 +110,10 @@ class _LedgerCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LedgerCau
     """From the model's first token to its last."""
     LEDGER_CAUSE_TOOL: _LedgerCause.ValueType  # 8
     """Tool calls."""
+    LEDGER_CAUSE_PROMISE: _LedgerCause.ValueType  # 9
+    """Waiting for a promise."""
+    LEDGER_CAUSE_PAUSE: _LedgerCause.ValueType  # 10
+    """Held by a PAUSE."""
 
 class LedgerCause(_LedgerCause, metaclass=_LedgerCauseEnumTypeWrapper):
     """What time can go to. Later causes come from the kernel's counters."""
@@ -132,6 +136,10 @@ LEDGER_CAUSE_MODEL_STREAMING: LedgerCause.ValueType  # 7
 """From the model's first token to its last."""
 LEDGER_CAUSE_TOOL: LedgerCause.ValueType  # 8
 """Tool calls."""
+LEDGER_CAUSE_PROMISE: LedgerCause.ValueType  # 9
+"""Waiting for a promise."""
+LEDGER_CAUSE_PAUSE: LedgerCause.ValueType  # 10
+"""Held by a PAUSE."""
 Global___LedgerCause: _TypeAlias = LedgerCause  # noqa: Y015
 
 @_typing.final
@@ -294,6 +302,7 @@ class Event(_message.Message):
     TOOL_CALL_STARTED_FIELD_NUMBER: _builtins.int
     TOOL_CALL_FINISHED_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
@@ -337,6 +346,10 @@ class Event(_message.Message):
         """The attempt is void: discard what it showed."""
 
     @_builtins.property
+    def suspended(self) -> Global___Suspended:
+        """The attempt is over, and is not void: the turn waits."""
+
+    @_builtins.property
     def completed(self) -> Global___Completed:
         """The turn was committed. Last event."""
 
@@ -359,14 +372,15 @@ class Event(_message.Message):
         tool_call_started: Global___ToolCallStarted | None = ...,
         tool_call_finished: Global___ToolCallFinished | None = ...,
         sealed: Global___Sealed | None = ...,
+        suspended: Global___Suspended | None = ...,
         completed: Global___Completed | None = ...,
         failed: Global___Failed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "completed", b"completed", "failed", b"failed", "kind", b"kind", "sealed", b"sealed", "session", b"session", "started", b"started", "time", b"time", "token_delta", b"token_delta", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "completed", b"completed", "failed", b"failed", "kind", b"kind", "sealed", b"sealed", "session", b"session", "started", b"started", "suspended", b"suspended", "time", b"time", "token_delta", b"token_delta", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "completed", b"completed", "epoch", b"epoch", "failed", b"failed", "kind", b"kind", "message_id", b"message_id", "sealed", b"sealed", "sequence", b"sequence", "session", b"session", "started", b"started", "time", b"time", "token_delta", b"token_delta", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "completed", b"completed", "epoch", b"epoch", "failed", b"failed", "kind", b"kind", "message_id", b"message_id", "sealed", b"sealed", "sequence", b"sequence", "session", b"session", "started", b"started", "suspended", b"suspended", "time", b"time", "token_delta", b"token_delta", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "started", "token_delta", "tool_call_started", "tool_call_finished", "sealed", "completed", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "started", "token_delta", "tool_call_started", "tool_call_finished", "sealed", "suspended", "completed", "failed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -404,23 +418,83 @@ class Started(_message.Message):
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     REVISION_ID_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Worker that runs it."""
     revision_id: _builtins.str
     """Revision that it runs under."""
+    continues: _builtins.bool
+    """The attempt before ended in a wait: what it showed stands, and this one goes on from there."""
     def __init__(
         self,
         *,
         worker_id: _builtins.str = ...,
         revision_id: _builtins.str = ...,
+        continues: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision_id", b"revision_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "revision_id", b"revision_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Started: _TypeAlias = Started  # noqa: Y015
+
+@_typing.final
+class Suspended(_message.Message):
+    """A turn waits, and nothing of it is held in memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMISES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def promises(self) -> _containers.RepeatedCompositeFieldContainer[Global___AwaitedPromise]:
+        """What for: any of these promises. Absent: for RESUME."""
+
+    def __init__(
+        self,
+        *,
+        promises: _abc.Iterable[Global___AwaitedPromise] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["promises", b"promises"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suspended: _TypeAlias = Suspended  # noqa: Y015
+
+@_typing.final
+class AwaitedPromise(_message.Message):
+    """A promise that a turn waits for, without its token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMISE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    promise_id: _builtins.str
+    """Names it within its session."""
+    name: _builtins.str
+    """What its maker calls it."""
+    @_builtins.property
+    def expires(self) -> _timestamp_pb2.Timestamp:
+        """When it expires. Absent means never."""
+
+    def __init__(
+        self,
+        *,
+        promise_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        expires: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires", "name", b"name", "promise_id", b"promise_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitedPromise: _TypeAlias = AwaitedPromise  # noqa: Y015
 
 @_typing.final
 class TokenDelta(_message.Message):
