@@ -1,13 +1,16 @@
 """Which Redis servers sessions are entrusted to, and what is said about the others."""
 
 import asyncio
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import redis_server
 from support.redis_server import RedisServer
+from support.shell import command, environment, troupe
 from support.state_stores import OWNER
 
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument, TroupeError, Unavailable
@@ -69,6 +72,31 @@ async def test_a_server_that_may_lose_something_is_taken_only_when_told_so(
     refused_for(refused, sentence)
     refused_for(refused, f"it is {value}.*--allow-volatile-state")
     await opened(server.url(), allow_volatile=True)
+
+
+def test_a_worker_ends_with_that_sentence_unless_it_is_told_to_take_it(server: RedisServer, tmp_path: Path) -> None:
+    server.ask("CONFIG", "SET", "appendonly", "no")
+    state = ("--state", server.url("services"))
+
+    refused = troupe(tmp_path, "dataplane", *state, "--listen", "127.0.0.1:0")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert refused.stderr.startswith("error: Redis keeps no append-only file, so a restart loses sessions")
+
+    told = (*state, "--listen", "127.0.0.1:0", "--metrics-listen", "", "--allow-volatile-state")
+    with subprocess.Popen(
+        command("troupe.cli.main", "dataplane", *told),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stderr is not None
+        said = [next(worker.stderr), next(worker.stderr)]
+        worker.send_signal(signal.SIGINT)
+        worker.communicate(timeout=20)
+    assert '"event": "redis.unchecked"' in said[0]
+    assert '"event": "serving"' in said[1]
+    assert worker.returncode == 0
 
 
 async def test_where_settings_may_not_be_read_nobody_can_say(server: RedisServer) -> None:

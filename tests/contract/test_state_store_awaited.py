@@ -14,6 +14,7 @@ from support.state_stores import (
     OWNER,
     SKIPPED,
     attempt,
+    cancel,
     commit,
     entry,
     place,
@@ -145,7 +146,7 @@ async def test_a_purge_leaves_the_journal_to_a_copy_on_its_way(store: StateStore
     await store.purge(KEY, "m1")
     await store.redrive(KEY, "m1", AGAIN.number)
 
-    await store.forget(NOW + MONTH, NOW - MONTH)
+    await store.forget(NOW + MONTH)
 
     assert await store.put(OWNER, KEY, AGAIN, b"") is Placed.NEW
     assert (await store.begin(OWNER, KEY, AGAIN)).journal == {"model": b"answer"}
@@ -158,7 +159,7 @@ async def test_a_purge_leaves_the_journal_to_a_copy_that_nobody_was_told_of(stor
 
     assert await store.put(OWNER, KEY, AGAIN, b"") is Placed.NEW
     assert (await store.begin(OWNER, KEY, AGAIN)).journal == {"model": b"answer"}
-    await store.forget(NOW + MONTH, NOW - MONTH)
+    await store.forget(NOW + MONTH)
     assert (await store.begin(OWNER, KEY, AGAIN)).journal == {"model": b"answer"}
 
 
@@ -169,7 +170,7 @@ async def test_what_was_purged_takes_its_journal_along(store: StateStore) -> Non
     await store.commit(OWNER, commit(AGAIN, record(DEAD)))
 
     await store.purge(KEY, "m1")
-    await store.forget(NOW + RECORD_KEPT + 1, NOW - MONTH)
+    await store.forget(NOW + RECORD_KEPT + 1)
 
     assert await store.record(KEY, "m1") is None
     assert (await store.load(KEY)).journaled == set()
@@ -181,10 +182,10 @@ async def test_what_was_purged_takes_its_journal_along(store: StateStore) -> Non
 @pytest.mark.parametrize("journals", [True, False])
 async def test_a_copy_on_its_way_can_be_cancelled(store: StateStore, journals: bool) -> None:
     await died(store, journals=journals)
-    assert await store.cancel(KEY, "m1", "early", record(CANCELLED), NOW) == VERB_ANSWER_TOO_LATE
+    assert await store.control(KEY, cancel("m1", "early")) == VERB_ANSWER_TOO_LATE
     await store.redrive(KEY, "m1", AGAIN.number)
 
-    answer = await store.cancel(KEY, "m1", "v", record(CANCELLED, status=b"v"), NOW)
+    answer = await store.control(KEY, cancel("m1", "v", b"v"))
 
     assert answer == (VERB_ANSWER_APPLIED if journals else VERB_ANSWER_PENDING)
     placed = await store.put(OWNER, KEY, AGAIN, b"")

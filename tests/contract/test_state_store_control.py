@@ -19,14 +19,15 @@ from support.state_stores import (
     envelope,
     record,
     seen,
+    verb,
 )
 
 from troupe.broker.order import Position
-from troupe.dataplane.state.port import CancelRecorded, Entry, Placed, Record, StateStore, VersionConflict, begun
+from troupe.dataplane.state.port import CancelRecorded, Entry, Placed, Record, StateStore, Verbs, VersionConflict, begun
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED as APPLIED
 from troupe.v1.agent_pb2 import VERB_ANSWER_PENDING as PENDING
 from troupe.v1.agent_pb2 import VERB_ANSWER_TOO_LATE as TOO_LATE
-from troupe.v1.agent_pb2 import VerbAnswer
+from troupe.v1.agent_pb2 import VERB_CANCEL, VerbAnswer
 from troupe.v1.turn_pb2 import Fate
 
 
@@ -35,12 +36,12 @@ async def place(store: StateStore, placing: Entry) -> Placed:
 
 
 async def cancel(store: StateStore, message_id: str = "m1", verb_id: str = "v1") -> VerbAnswer.ValueType:
-    return await store.cancel(KEY, message_id, verb_id, record(CANCELLED), NOW)
+    return await store.control(KEY, verb(VERB_CANCEL, message_id, verb_id))
 
 
 def cancelled(message_id: str) -> Record:
     """The record of a message that was settled without a turn: its digest is the message's own."""
-    return record(CANCELLED, message_id)
+    return record(CANCELLED, message_id, b"by v1")
 
 
 # --- the answer
@@ -48,7 +49,7 @@ def cancelled(message_id: str) -> Record:
 
 async def test_what_nobody_knows_is_pending(store: StateStore) -> None:
     assert await cancel(store) == PENDING
-    assert (await store.load(KEY)).cancelled == ["m1"]
+    assert (await store.load(KEY)).verbs.cancelled == {"m1"}
     assert await store.record(KEY, "m1") is None
 
 
@@ -60,7 +61,7 @@ async def test_what_waits_is_settled_at_once_and_keeps_its_place(store: StateSto
 
     loaded = await store.load(KEY)
     assert loaded.inbox == [replace(entry(1), skip=True), entry(2)]
-    assert (loaded.positions, loaded.cancelled, loaded.recent) == ({}, [], ["m1"])
+    assert (loaded.positions, loaded.verbs, loaded.recent) == ({}, Verbs(), ["m1"])
     assert await store.record(KEY, "m1") == cancelled("m1")
     # and its number settles in its order
     await store.commit(OWNER, commit(entry(1), None))
@@ -100,7 +101,7 @@ async def test_what_has_begun_is_left_to_its_turn(store: StateStore, how: str) -
     assert await cancel(store) == APPLIED
 
     after = await seen(store)
-    assert after.loaded == replace(before.loaded, cancelled=["m1"])
+    assert after.loaded == replace(before.loaded, verbs=Verbs({"m1"}))
     assert (after.begun, after.records) == (before.begun, {"m1": None})
 
 
@@ -108,7 +109,7 @@ async def test_what_runs_with_a_journal_and_never_waited_is_known(store: StateSt
     await store.journal(OWNER, KEY, attempt(entry(1)), {"model": b"answer"}, starts=False)
 
     assert await cancel(store) == APPLIED
-    assert (await store.load(KEY)).cancelled == ["m1"]
+    assert (await store.load(KEY)).verbs.cancelled == {"m1"}
 
 
 @pytest.mark.parametrize("fate", [DONE, DEAD, EXPIRED, CANCELLED, SKIPPED], ids=Fate.Name)
@@ -193,7 +194,7 @@ async def test_a_cancelled_message_ends_in_no_other_way(store: StateStore, came:
 
     await store.commit(OWNER, commit(entry(1), record(CANCELLED)))
     loaded = await store.load(KEY)
-    assert (loaded.version, loaded.positions, loaded.cancelled) == (0, {"gateway": Position(1)}, [])
+    assert (loaded.version, loaded.positions, loaded.verbs) == (0, {"gateway": Position(1)}, Verbs())
     assert await store.record(KEY, "m1") == record(CANCELLED)
 
 
@@ -231,7 +232,7 @@ async def test_the_verb_comes_before_the_version(store: StateStore) -> None:
 async def test_a_settled_number_comes_before_the_verb(store: StateStore) -> None:
     """Its answer was lost, and the CANCEL came after it."""
     await store.commit(OWNER, commit(entry(1), record()))
-    await store.cancel(KEY, "m9", "v1", record(CANCELLED), NOW)
+    await cancel(store, "m9")
 
     assert await store.commit(OWNER, commit(entry(1, "m9"), record())) == 1
     await store.retry(OWNER, KEY, replace(entry(1, "m9"), attempts=1, failures=1), b"")
@@ -273,7 +274,7 @@ async def test_a_message_that_was_cancelled_before_it_came_is_settled_where_it_i
     assert await place(store, entry(1)) is Placed.SKIPPED
 
     loaded = await store.load(KEY)
-    assert (loaded.inbox, loaded.cancelled) == ([replace(entry(1), skip=True)], [])
+    assert (loaded.inbox, loaded.verbs) == ([replace(entry(1), skip=True)], Verbs())
     assert await store.record(KEY, "m1") == cancelled("m1")
     assert await cancel(store) == PENDING
     assert await cancel(store, verb_id="v2") == TOO_LATE
@@ -289,7 +290,7 @@ async def test_but_not_when_it_has_begun_or_is_a_skip(store: StateStore, how: st
 
     assert placed is (Placed.SKIPPED if how == "skip" else Placed.NEW)
     assert await store.record(KEY, "m1") is None
-    assert (await store.load(KEY)).cancelled == ["m1"]
+    assert (await store.load(KEY)).verbs.cancelled == {"m1"}
 
 
 async def test_a_cancelled_session_that_nobody_knows_has_no_summary(store: StateStore) -> None:
@@ -297,7 +298,7 @@ async def test_a_cancelled_session_that_nobody_knows_has_no_summary(store: State
 
     assert await store.summary(KEY) is None
     assert await store.summaries("", None, 10) == []
-    assert await store.claim(OWNER) == []
+    assert (await store.claim(OWNER)).due == []
 
 
 async def test_what_was_cancelled_where_it_waits_may_be_found_running(store: StateStore) -> None:

@@ -23,7 +23,7 @@ from support.state_stores import (
     seen,
 )
 
-from troupe.dataplane.state.port import Fenced, Owner, StateStore, VersionConflict, begun
+from troupe.dataplane.state.port import Claimed, Fenced, Owner, StateStore, VersionConflict, begun
 
 # Every script of an owner, on a session of which message 1 is DONE and sent one, 2 has begun, 3 waits, and 4 runs
 # under another's mark.
@@ -108,7 +108,7 @@ async def test_the_first_script_on_a_shard_needs_no_claim(store: StateStore) -> 
 async def test_each_shard_has_a_fence_of_its_own(store: StateStore) -> None:
     await store.claim(OWNER)
 
-    assert await store.claim(Owner(shard=1, epoch=1, instance="worker-2.1")) == []
+    assert await store.claim(Owner(shard=1, epoch=1, instance="worker-2.1")) == Claimed([], [])
 
 
 async def test_a_claim_finds_the_sessions_that_have_something_in_the_inbox(store: StateStore) -> None:
@@ -119,7 +119,7 @@ async def test_a_claim_finds_the_sessions_that_have_something_in_the_inbox(store
     await store.commit(OWNER, commit(entry(1), record(), key=idle))
     await store.put(Owner(1, 1, "worker-1.1"), foreign, entry(1), b"")
 
-    assert await store.claim(replace(OWNER, epoch=6)) == [KEY]
+    assert await store.claim(replace(OWNER, epoch=6)) == Claimed([KEY], [])
 
 
 # --- repetition

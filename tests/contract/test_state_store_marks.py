@@ -15,6 +15,7 @@ from support.state_stores import (
     STRANGE,
     STRANGER,
     attempt,
+    cancel,
     commit,
     entry,
     envelope,
@@ -336,7 +337,7 @@ async def test_a_skip_is_settled_whatever_its_message_began(store: StateStore) -
     """It failed once, and was cancelled where it waited: what settles its number is the attempt that never begins."""
     await place(store, entry(1))
     failed = await fail(store, entry(1))
-    await store.cancel(KEY, "m1", "v1", record(CANCELLED), NOW)
+    await store.control(KEY, cancel("m1", "v1"))
 
     await store.commit(OWNER, replace(commit(failed, None), attempt=1))
 

@@ -3,7 +3,6 @@ happen."""
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,13 +13,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support.side_by_side import IDS, KEYS, Asker, SideBySide
+from support.control_scripts import ControlScripts, askers, asking, ids, indexes, keys, later, rarely
+from support.side_by_side import KEYS, Asker
 from support.state_stores import (
     CANCELLED,
     DEAD,
     DONE,
     DURABLE,
     EXPIRED,
+    REJECTED,
     SKIPPED,
     Seen,
     attempt,
@@ -31,25 +32,29 @@ from support.state_stores import (
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Place, Position
-from troupe.dataplane.state.port import Backlog, Entry, Mark, Placed, StateStore, TurnCommit, begun
+from troupe.dataplane.state.port import (
+    RETENTION,
+    Backlog,
+    Claimed,
+    Companion,
+    Entry,
+    Mark,
+    Placed,
+    StateStore,
+    TurnCommit,
+    begun,
+)
 from troupe.v1.turn_pb2 import Fate
 
 DAY = 24 * 3600.0
 
-ids = st.sampled_from(IDS)
-# Few of everything, so that they meet; the first of each most of the time, so that most scripts get somewhere.
-keys = st.sampled_from([KEYS[0], KEYS[0], KEYS[0], KEYS[1]])
-askers = st.sampled_from([Asker.OWNER] * 5 + [Asker.MARKED] * 2 + [Asker.BEFORE, Asker.TWIN, Asker.NEXT])
 streams = st.sampled_from("aab")
-rarely = st.sampled_from([False, False, False, True])
 fates = st.sampled_from([DONE] * 5 + [CANCELLED, DEAD, EXPIRED, SKIPPED])
 payloads = st.sampled_from([b"", b"", b"", b"other"])
 steps = st.sets(st.sampled_from("12"), max_size=2)
-indexes = st.sampled_from([0, 0, 0, 1, 2, 3])
-later = st.sampled_from([0, 0, 0, 1, -1])
 
 
-class Scripts(SideBySide):
+class Scripts(ControlScripts):
     """Every script, and what must never happen."""
 
     # --- scripts
@@ -59,8 +64,8 @@ class Scripts(SideBySide):
         owner = self.owner(asker)
         due = self.run(lambda store: _sorted(store.claim(owner)), owner)
         if isinstance(due, list):
-            expected = [key.path for key in KEYS if self.loaded(key).inbox or self.loaded(key).outbox]
-            assert due == expected
+            busy = [key for key in KEYS if self.loaded(key).inbox or self.loaded(key).outbox]
+            assert set(due) <= {key.path for key in busy}
 
     @rule(
         asker=askers,
@@ -69,18 +74,40 @@ class Scripts(SideBySide):
         ahead=st.sampled_from([0, 0, 0, 1, 2, -1]),
         id_=ids,
         payload=payloads,
-        how=st.sampled_from(["", "", "", "skip", "running", "redriven"]),
+        how=st.sampled_from(["", "", "", "skip", "running", "redriven", "later", "later", "refuses", "refuses later"]),
+        after=st.sampled_from([60.0, 60.0, 7_000.0, -60.0]),
+        busy=rarely,
     )
-    def put(self, asker: Asker, key: SessionKey, stream: str, ahead: int, id_: str, payload: bytes, how: str) -> None:
+    def put(
+        self,
+        asker: Asker,
+        key: SessionKey,
+        stream: str,
+        ahead: int,
+        id_: str,
+        payload: bytes,
+        how: str,
+        after: float,
+        busy: bool,
+    ) -> None:
         owner = self.owner(asker)
         number = self.next(key, stream, ahead)
         entry = Entry(number, id_, id_.encode() + payload, self.now, skip=how == "skip", redriven=how == "redriven")
         if how == "running":
             entry = replace(entry, running=owner.mark, attempts=1)
+        if how.endswith("later"):
+            entry = replace(entry, due=self.comes(after), attributes=(("stream", stream),))
+        if how.startswith("refuses"):
+            entry = replace(entry, rejection=b"busy")
         body = f"{number} {id_}".encode()
-        answer = self.run(lambda store: store.put(owner, key, entry, body), owner, body=body)
+        before = self.sessions[key]
+        answer = self.run(lambda store: store.put(owner, key, entry, body, busy=busy), owner, body=body)
         if isinstance(answer, Placed):
             assert (answer is Placed.SETTLED) == (number in self.past[key].settled)
+            self.past[key].scheduled.setdefault(number, len(body))
+            rejected = self.sessions[key].records[id_]
+            if rejected is not None and rejected.fate == REJECTED and before.records[id_] is None:
+                assert busy or any(not waits.skip for waits in before.loaded.inbox)
 
     @precondition(lambda self: any(session.loaded.inbox for session in self.sessions.values()))
     @rule(asker=askers, key=keys, index=indexes, ahead=later)
@@ -109,9 +136,28 @@ class Scripts(SideBySide):
         if taken is True:
             assert self.loaded(key).inbox[0] == replace(entry, running=None, starts=max(1, entry.starts))
 
-    @rule(asker=askers, key=keys, index=indexes, ahead=later, payload=payloads, steps=steps, starts=st.booleans())
+    @rule(
+        asker=askers,
+        key=keys,
+        index=indexes,
+        ahead=later,
+        payload=payloads,
+        steps=steps,
+        starts=st.booleans(),
+        compensates=rarely,
+        asks=asking,
+    )
     def journal(
-        self, asker: Asker, key: SessionKey, index: int, ahead: int, payload: bytes, steps: set[str], starts: bool
+        self,
+        asker: Asker,
+        key: SessionKey,
+        index: int,
+        ahead: int,
+        payload: bytes,
+        steps: set[str],
+        starts: bool,
+        compensates: bool,
+        asks: set[str],
     ) -> None:
         entry = self.waiting(key, index)
         owner = self.owner(asker, entry)
@@ -119,7 +165,9 @@ class Scripts(SideBySide):
         tried = attempt(entry, max(0, entry.attempts - 1 + ahead))
         kept = dict.fromkeys(steps, entry.digest)
         self.run_turn(
-            lambda store: store.journal(owner, key, tried, kept, starts=starts),
+            lambda store: store.journal(
+                owner, key, tried, kept, starts=starts, compensates=compensates, promises=self.asked(tried, asks)
+            ),
             (owner, key, entry.number, tried.index + 1),
         )
 
@@ -153,6 +201,10 @@ class Scripts(SideBySide):
         tries=later,
         changes=st.booleans(),
         sends=st.sampled_from([["bob", "eve"], ["eve", "eve"], ["bob"], []]),
+        batch=st.sampled_from([0, 0, 0, 1, 2]),
+        snapshot=rarely,
+        reminds=st.sampled_from([(), (), (), ("tea", 60.0, 0.0), ("tea", -60.0, 50.0), ("walk", 7_000.0, 500.0)]),
+        forgets=rarely,
     )
     def commit(
         self,
@@ -166,6 +218,10 @@ class Scripts(SideBySide):
         tries: int,
         changes: bool,
         sends: list[str],
+        batch: int,
+        snapshot: bool,
+        reminds: tuple[str, float, float] | tuple[()],
+        forgets: bool,
     ) -> None:
         before = self.loaded(key)
         entry = self.waiting(key, index)
@@ -188,19 +244,33 @@ class Scripts(SideBySide):
             usage=b"used" if changes else None,
             attempt=max(0, entry.attempts - 1 + tries),
             outbox=outbox,
+            companions=[
+                Companion(other.number, other.message_id, max(0, other.attempts - 1), record(DONE, other.message_id))
+                for other in [other for other in before.inbox if other.number != number][:batch]
+            ],
+            snapshot=b"up to here" if snapshot else None,
+            remind=self.reminders(before.version, *reminds) if reminds else (),
+            forget_reminders=["tea"] if forgets else [],
+            retention=DAY if snapshot else RETENTION,
             now=self.now,
         )
         answer = self.run_turn(lambda store: store.commit(owner, commit), (owner, key, number, commit.attempt + 1))
         after, past = self.loaded(key), self.past[key]
         if after.version != before.version:
             assert answer == after.version == before.version + 1
-            assert after.history == [*before.history, *([commit.history] if commit.history is not None else [])]
+            told = [commit.history] if commit.history is not None else []
+            assert after.history == ([] if snapshot else [*before.history, *told])
+            assert [delta for _, delta in self.sessions[key].history[: len(told)]] == told
+            assert not {id_, *(other.message_id for other in commit.companions)} & before.verbs.paused
             assert after.outbox == [*before.outbox, *outbox]
             assert {target: last.number.sequence for target, last in after.sent.items()} == sent
             assert number not in past.took_effect
             assert id_ not in past.done, "one message had two effects"
-            past.took_effect.add(number)
-            past.done.add(id_)
+            for other in commit.companions:
+                assert other.number not in past.took_effect
+                assert other.message_id not in past.done, "one message had two effects"
+            past.took_effect |= {number, *(other.number for other in commit.companions)}
+            past.done |= {id_, *(other.message_id for other in commit.companions)}
         else:
             assert (after.outbox, after.sent) == (before.outbox, before.sent)
 
@@ -249,13 +319,6 @@ class Scripts(SideBySide):
         records = self.sessions[key].records.items()
         return next((dead for dead, kept in records if kept is not None and kept.fate in (DEAD, EXPIRED)), id_)
 
-    @rule(key=keys, id_=ids, verb=st.sampled_from(["v", "w"]), seldom=rarely)
-    def cancel(self, key: SessionKey, id_: str, verb: str, seldom: bool) -> None:
-        if not seldom:
-            return
-        cancelled = record(CANCELLED, status=f"by {verb}".encode())
-        self.run(lambda store: store.cancel(key, id_, verb, cancelled, self.now))
-
     @rule(asker=askers, key=keys, index=indexes, seldom=rarely)
     def delete(self, asker: Asker, key: SessionKey, index: int, seldom: bool) -> None:
         if not seldom:
@@ -270,7 +333,7 @@ class Scripts(SideBySide):
         if not seldom:
             return
         self.now += later
-        self.run(lambda store: store.forget(self.now, self.now - 30 * DAY), forgets=True)
+        self.run(lambda store: store.forget(self.now), forgets=True)
         for key, past in self.past.items():
             # A number, an id are new again when nothing of them is kept.
             session = self.sessions[key]
@@ -282,7 +345,7 @@ class Scripts(SideBySide):
     def open_again(self) -> None:
         async def opened() -> StateStore:
             await self.file.aclose()
-            return await self.file.enter_async_context(opening(self.durable, self.directory))
+            return await self.file.enter_async_context(opening(self.durable, self.directory, clock=self.time))
 
         self.stores = self.stores[0], self.runner.run(opened())
         assert self.see() == self.sessions
@@ -323,13 +386,6 @@ class Scripts(SideBySide):
                     assert kept.redriven
 
     @invariant()
-    def what_was_cancelled_is_cancelled_or_not_settled(self) -> None:
-        for session in getattr(self, "sessions", {}).values():
-            for id_ in session.loaded.cancelled:
-                kept = session.records[id_]
-                assert kept is None or kept.fate in (DEAD, EXPIRED)
-
-    @invariant()
     def a_turn_begins_with_what_its_own_payload_did(self) -> None:
         for session in getattr(self, "sessions", {}).values():
             for entry in session.loaded.inbox:
@@ -350,8 +406,8 @@ def _place(session: Seen, number: Number) -> Place:
     return session.loaded.positions.get(number.stream, Position()).place(number.sequence)
 
 
-async def _sorted(keys: Awaitable[Any]) -> list[str]:
-    return sorted(key.path for key in await keys)
+async def _sorted(claimed: Awaitable[Claimed]) -> list[str]:
+    return sorted(key.path for key in (await claimed).due)
 
 
 SETTINGS = settings(max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))

@@ -17,7 +17,9 @@ from support.state_stores import (
     SHARDS,
     STORES,
     Seen,
+    StoreTime,
     attempt,
+    cancel,
     commit,
     entry,
     envelope,
@@ -30,9 +32,9 @@ from support.state_stores import (
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Position
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument
-from troupe.dataplane.state import sqlite
+from troupe.dataplane.state import sqlite_forget
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import RECENT, RECORD_KEPT, Loaded, Owner, Placed, StateStore, begun
+from troupe.dataplane.state.port import RECENT, RECORD_KEPT, Loaded, Owner, Placed, StateStore, Verbs, begun
 from troupe.dataplane.state.redis import store as redis
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING
 
@@ -59,8 +61,8 @@ async def given_everything(store: StateStore) -> None:
     await store.begin(OWNER, KEY, entry(3))
     await store.journal(OWNER, KEY, attempt(entry(3)), {"a": b"1", "b": b"\x00\xff"}, starts=True)
     await store.retry(OWNER, KEY, replace(begun(entry(3)), starts=0, failures=1, not_before=NOW + 0.125), b"")
-    await store.cancel(KEY, "m4", "v4", record(CANCELLED), NOW)
-    await store.cancel(KEY, "m9", "v9", record(CANCELLED), NOW)
+    await store.control(KEY, cancel("m4", "v4"))
+    await store.control(KEY, cancel("m9", "v9"))
     await store.pass_over(OWNER, KEY, number(1, "other"), 1, NOW)
 
 
@@ -71,7 +73,7 @@ async def test_an_unknown_session_is_empty(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record()))
     stranger = replace(KEY, tenant="acme")
 
-    assert await store.load(stranger) == Loaded(history=[], inbox=[], recent=[], cancelled=[], outbox=[])
+    assert await store.load(stranger) == Loaded(history=[], inbox=[], recent=[], outbox=[])
     assert (await store.summary(stranger), await store.record(stranger, "m1")) == (None, None)
 
 
@@ -91,7 +93,7 @@ async def test_a_session_is_loaded_whole(store: StateStore) -> None:
             entry(5),
         ],
         recent=["m1", "m2", "m4"],
-        cancelled=["m9"],
+        verbs=Verbs({"m9"}),
         journaled={"m2", "m3"},
         outbox=[],
     )
@@ -118,13 +120,13 @@ async def test_ids_are_kept_as_they_are(store: StateStore, name: str) -> None:
     odd = replace(entry(1, name), number=number(1, name))
     await store.put(OWNER, KEY, odd, b"\x00")
     await store.journal(OWNER, KEY, attempt(odd), {name: b""}, starts=False)
-    await store.cancel(KEY, name + "2", name, record(CANCELLED), NOW)
+    await store.control(KEY, cancel(name + "2", name))
 
     assert (await store.begin(OWNER, KEY, odd)).journal == {name: b""}
     await store.commit(OWNER, commit(odd, record()))
 
     loaded = await store.load(KEY)
-    assert (loaded.positions, loaded.recent, loaded.cancelled) == ({name: Position(1)}, [name], [name + "2"])
+    assert (loaded.positions, loaded.recent, loaded.verbs) == ({name: Position(1)}, [name], Verbs({name + "2"}))
 
 
 # --- the fleet's shards
@@ -148,9 +150,9 @@ async def test_a_store_that_is_opened_again_has_everything(tmp_path: Path, backe
 
     async with opening(backend, tmp_path) as store:
         assert await everything(store) == before
-        assert await store.claim(OWNER) == [KEY]
-        assert await store.cancel(KEY, "m4", "v4", record(CANCELLED), NOW) == VERB_ANSWER_APPLIED
-        assert await store.cancel(KEY, "m9", "v9", record(CANCELLED), NOW) == VERB_ANSWER_PENDING
+        assert (await store.claim(OWNER)).due == [KEY]
+        assert await store.control(KEY, cancel("m4", "v4")) == VERB_ANSWER_APPLIED
+        assert await store.control(KEY, cancel("m9", "v9")) == VERB_ANSWER_PENDING
         assert await store.put(OWNER, KEY, entry(6, "m9"), b"") is Placed.SKIPPED
 
 
@@ -283,19 +285,29 @@ async def test_a_deletion_does_not_change_how_a_message_ended(store: StateStore)
 # --- forgetting
 
 
-async def test_records_verbs_and_silent_streams_are_kept_a_day(store: StateStore) -> None:
+async def test_records_and_silent_streams_are_kept_a_day(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record()))
-    await store.cancel(KEY, "m9", "v9", record(CANCELLED), NOW)
-    before = await seen(store, ids=("m1", "m9"))
+    before = await seen(store, ids=("m1",))
 
-    await store.forget(NOW + RECORD_KEPT, NOW - MONTH)
-    assert await seen(store, ids=("m1", "m9")) == before
+    await store.forget(NOW + RECORD_KEPT)
+    assert await seen(store, ids=("m1",)) == before
 
-    await store.forget(NOW + RECORD_KEPT + 1, NOW - MONTH)
+    await store.forget(NOW + RECORD_KEPT + 1)
     loaded = await store.load(KEY)
-    assert (loaded.version, loaded.positions, loaded.recent, loaded.cancelled) == (1, {}, [], [])
+    assert (loaded.version, loaded.positions, loaded.recent) == (1, {}, [])
     assert await store.record(KEY, "m1") is None
-    assert await store.cancel(KEY, "m9", "v9", record(CANCELLED), NOW) == VERB_ANSWER_PENDING
+
+
+async def test_verbs_are_kept_a_day(store: StateStore, store_time: StoreTime) -> None:
+    await store.control(KEY, cancel("m9", "v9"))
+    recorded = store_time.now()
+
+    await store.forget(recorded + RECORD_KEPT - 60)
+    assert await store.verbs(KEY) == Verbs({"m9"})
+
+    await store.forget(recorded + RECORD_KEPT + 1)
+    assert await store.verbs(KEY) == Verbs()
+    assert await store.control(KEY, cancel("m9", "v9")) == VERB_ANSWER_PENDING
 
 
 async def test_dead_letters_stay_with_their_journals(store: StateStore) -> None:
@@ -303,7 +315,7 @@ async def test_dead_letters_stay_with_their_journals(store: StateStore) -> None:
         await store.journal(OWNER, KEY, attempt(entry(sequence)), {"a": b"1"}, starts=True)
         await store.commit(OWNER, commit(entry(sequence), record(fate)))
 
-    await store.forget(NOW + MONTH, NOW + MONTH)
+    await store.forget(NOW + MONTH)
 
     assert await store.record(KEY, "m1") == record(DEAD)
     assert await store.record(KEY, "m2") == record(EXPIRED)
@@ -316,7 +328,7 @@ async def test_a_stream_stays_while_anything_of_it_waits(store: StateStore) -> N
     await store.commit(OWNER, commit(entry(1, "a", stream="silent"), record(), 1))
     await store.put(OWNER, KEY, replace(entry(3), skip=True), b"")
 
-    await store.forget(NOW + MONTH, NOW - MONTH)
+    await store.forget(NOW + MONTH)
 
     assert (await store.load(KEY)).positions == {"gateway": Position(1)}
 
@@ -325,7 +337,7 @@ async def test_a_stream_is_as_young_as_its_last_number(store: StateStore) -> Non
     await store.pass_over(OWNER, KEY, number(1), 1, NOW)
     await store.commit(OWNER, commit(entry(2), record(), now=NOW + DAY))
 
-    await store.forget(NOW + DAY + 1, NOW - MONTH)
+    await store.forget(NOW + DAY + 1)
 
     assert (await store.load(KEY)).positions == {"gateway": Position(2, frozenset({1}))}
 
@@ -333,22 +345,22 @@ async def test_a_stream_is_as_young_as_its_last_number(store: StateStore) -> Non
 async def test_a_cancel_stays_until_its_message_is_settled(store: StateStore) -> None:
     await store.put(OWNER, KEY, entry(1), b"")
     await store.begin(OWNER, KEY, entry(1))
-    await store.cancel(KEY, "m1", "v1", record(CANCELLED), NOW)
+    await store.control(KEY, cancel("m1", "v1"))
 
-    await store.forget(NOW + MONTH, NOW - MONTH)
+    await store.forget(NOW + MONTH)
 
-    assert (await store.load(KEY)).cancelled == ["m1"]
+    assert (await store.load(KEY)).verbs.cancelled == {"m1"}
 
 
 async def test_an_idle_session_goes_whole(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record()))
     await store.journal(OWNER, KEY, attempt(entry(9, "never settled")), {"a": b"1"}, starts=True)
 
-    await store.forget(NOW + MONTH, idle_since=NOW)
+    await store.forget(NOW + MONTH)
     assert await store.summary(KEY) is not None
 
-    await store.forget(NOW + MONTH, idle_since=NOW + 1)
-    assert await store.load(KEY) == Loaded(history=[], inbox=[], recent=[], cancelled=[], outbox=[])
+    await store.forget(NOW + MONTH + 1)
+    assert await store.load(KEY) == Loaded(history=[], inbox=[], recent=[], outbox=[])
     await store.put(OWNER, KEY, entry(1, "never settled"), b"")
     assert (await store.begin(OWNER, KEY, entry(1, "never settled"))).journal == {}
     # and what comes after begins anew
@@ -362,19 +374,19 @@ async def test_a_session_with_anything_in_its_inbox_is_not_idle(store: StateStor
     await store.commit(OWNER, commit(entry(1), record()))
     await store.put(OWNER, KEY, entry(2), b"")
 
-    await store.forget(NOW + MONTH, NOW + MONTH)
+    await store.forget(NOW + 2 * MONTH)
 
     assert (await store.load(KEY)).version == 1
 
 
 async def test_much_is_forgotten_too(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(sqlite_forget, "FORGOTTEN_AT_ONCE", 3)
     monkeypatch.setattr(redis, "FORGOTTEN_SESSIONS", 2)
     monkeypatch.setattr(redis, "FORGOTTEN_RECORDS", 3)
     await given_sessions(store, *((0, session(f"s{n}")) for n in range(7)))
     await store.delete(OWNER, KEY, {f"m{n}": record(CANCELLED) for n in range(8)}, NOW)
 
-    await store.forget(NOW + MONTH, NOW + MONTH)
+    await store.forget(NOW + 2 * MONTH)
 
     assert (await store.load(KEY)).recent == []
     assert await store.summaries("", None, 10) == []

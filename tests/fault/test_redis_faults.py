@@ -1,16 +1,18 @@
 """A Redis that is killed, stopped, full or cut off: an error within its deadline, nothing half done, and on again."""
 
 import asyncio
+import os
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from support import proxy, redis_server
 from support.redis_server import RedisServer
-from support.state_stores import KEY, OWNER, commit, entry, envelope, record, seen
+from support.state_stores import KEY, OWNER, cancel, commit, entry, envelope, pause, record, seen
 
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import Unavailable
@@ -30,6 +32,37 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "PATIENCE", PATIENCE)
+
+
+@dataclass
+class LimitedFiles:
+    """As a full disk, without the rights to make one."""
+
+    server: RedisServer
+
+    def end(self) -> None:
+        self.server.kill()
+        self.server.file_limit = 500_000
+        self.server.start()
+
+    def make(self) -> None:
+        self.server.file_limit = None
+
+
+@dataclass
+class SmallDisk:
+    server: RedisServer
+    ballast: Path
+
+    def end(self) -> None:
+        self.ballast.write_bytes(bytes(7_000_000))
+
+    def make(self) -> None:
+        self.ballast.unlink()
+
+
+Room = LimitedFiles | SmallDisk
+"""Of a server's disk: it comes to its `end`, and is made again."""
 
 
 @asynccontextmanager
@@ -193,9 +226,13 @@ async def test_a_server_that_lost_the_scripts_is_told_them_again(server: RedisSe
 
 
 async def test_full_memory_refuses_and_keeps_everything(server: RedisServer) -> None:
+    # One that was scheduled and is due, since it was cancelled
+    later = replace(entry(1, "later", stream="later"), due=time.time() + 3600)
     async with opened(server.url()) as store:
         await turns(store, KEY, 2)
         await store.put(OWNER, KEY, entry(3), envelope(entry(3)))
+        await store.put(OWNER, KEY, later, b"")
+        await store.control(KEY, cancel(later.message_id))
         before = await seen(store)
         server.ask("CONFIG", "SET", "maxmemory", "1mb")
 
@@ -203,6 +240,9 @@ async def test_full_memory_refuses_and_keeps_everything(server: RedisServer) -> 
             store.commit(OWNER, commit(entry(3), record(), 2)),
             store.put(OWNER, KEY, entry(4), b""),
             store.begin(OWNER, KEY, entry(3)),
+            store.retry(OWNER, KEY, replace(entry(3), attempts=1), b""),
+            store.control(KEY, pause("m3")),
+            store.due(OWNER),
         ):
             with pytest.raises(Unavailable, match="used memory > 'maxmemory'"):
                 await script
@@ -210,6 +250,80 @@ async def test_full_memory_refuses_and_keeps_everything(server: RedisServer) -> 
 
         server.ask("CONFIG", "SET", "maxmemory", "0")
         assert await turns(store, KEY, 2, since=2) == 4
+
+
+@pytest.fixture(params=["disk", "limit"])
+def room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Room]:
+    """A disk of 8 MB takes root to make; a limit on files stands for it elsewhere."""
+    if request.param == "limit":
+        with redis_server.running(tmp_path) as server:
+            yield LimitedFiles(server)
+        return
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a small disk cannot be mounted here; the limit on files stands for it")
+    try:
+        with redis_server.running(disk) as server:
+            yield SmallDisk(server, disk / "ballast")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_full_disk_stops_redis_and_loses_nothing_and_all_goes_on_with_room(room: Room) -> None:
+    server = room.server
+    async with opened(server.url()) as store:
+        await turns(store, KEY, 2)
+        room.end()
+        await until_it_answers(store)
+
+        # When it writes until its disk is full
+        done = await large_turns(store, since=2)
+
+        # Then it stops, and what is said about it names the disk
+        server.wait()
+        assert "Short write" in server.log() or "Error writing" in server.log()
+        async with asyncio.timeout(20):
+            while "its log says why it stopped: its disk may be full" not in await refusal(store):
+                pass
+        # Also when it is started again, which it may be without room
+        server.start()
+        done = await large_turns(store, since=await reached(store, done))
+        server.wait()
+
+        room.make()
+        server.start()
+        await until_it_answers(store)
+        assert await turns(store, KEY, 2, since=await reached(store, done)) > done
+
+
+async def large_turns(store: StateStore, *, since: int) -> int:
+    """Turns of more than fits, until one is not answered; how many were."""
+    for version in range(since, since + 1000):
+        large = replace(commit(entry(version + 1), record(), version), state=large_state(version + 1))
+        try:
+            await store.commit(OWNER, large)
+        except Unavailable:
+            return version
+    raise AssertionError("the disk was never full")
+
+
+async def reached(store: StateStore, answered: int) -> int:
+    """The session's version: what was answered, and perhaps the turn after it, whole."""
+    await until_it_answers(store)
+    loaded = await store.load(KEY)
+    assert loaded.version in (answered, answered + 1)
+    assert loaded.state in (large_state(loaded.version), f"state ada.{loaded.version}".encode())
+    assert [delta.decode() for delta in loaded.history] == [f"delta ada.{n + 1}" for n in range(loaded.version)]
+    assert await store.record(KEY, f"m{loaded.version}") == record()
+    assert await store.record(KEY, f"m{loaded.version + 1}") is None
+    return loaded.version
+
+
+def large_state(version: int) -> bytes:
+    return f"{version} ".encode() * 20_000
 
 
 async def test_a_master_that_became_a_replica_is_left_for_whoever_is_the_master(server: RedisServer) -> None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -29,8 +29,10 @@ PATIENCE = 20.0
 class RedisServer:
     """One server, which may be stopped, killed, paused and started again on its port and directory."""
 
-    def __init__(self, directory: Path, **settings: str) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None, **settings: str) -> None:
+        self._directory, self._environment = directory, os.environ | (environment or {})
+        self.file_limit: int | None = None
+        """Bytes that a file of the server's may have from its next start on: beyond, it is as if the disk were full."""
         self._settings = {**DURABLE, **{name.replace("_", "-"): value for name, value in settings.items()}}
         (self.port,) = ports.free()
         self.start()
@@ -49,15 +51,24 @@ class RedisServer:
         settings = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(self._directory), **self._settings}
         with (self._directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_program(), *(part for name, value in settings.items() for part in (f"--{name}", value))],
+                [
+                    *self._limit(),
+                    _program(),
+                    *(part for name, value in settings.items() for part in (f"--{name}", value)),
+                ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=self._environment,
             )
         end = time.monotonic() + PATIENCE
         while b"PONG" not in (reply := self._ping()) and b"NOAUTH" not in reply:
             if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError((self._directory / "redis.log").read_text())
+                raise RuntimeError(self.log())
             time.sleep(0.01)
+
+    def wait(self) -> None:
+        """Return once it has stopped by itself."""
+        self._process.wait(PATIENCE)
 
     def kill(self) -> None:
         """kill -9."""
@@ -80,10 +91,19 @@ class RedisServer:
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
+    def log(self) -> str:
+        return (self._directory / "redis.log").read_text()
+
     def ask(self, *command: str) -> str:
         """What redis-cli prints."""
         asked = ["redis-cli", "-p", str(self.port), *command]
         return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+
+    def _limit(self) -> Sequence[str]:
+        """What limits the command behind it. A server that is not told of its limit by a signal sees a failed write."""
+        if self.file_limit is None:
+            return ()
+        return ("prlimit", f"--fsize={self.file_limit}", "env", "--ignore-signal=XFSZ")
 
     def _ping(self) -> bytes:
         try:
@@ -108,9 +128,9 @@ class _Given:
 
 
 @contextlib.contextmanager
-def running(directory: Path, **settings: str) -> Iterator[RedisServer]:
-    """A server of the test's own; `settings` are Redis', with underscores."""
-    server = RedisServer(directory, **settings)
+def running(directory: Path, environment: Mapping[str, str] | None = None, **settings: str) -> Iterator[RedisServer]:
+    """A server of the test's own; `environment` beside the test's, `settings` are Redis', with underscores."""
+    server = RedisServer(directory, environment, **settings)
     try:
         yield server
     finally:

@@ -1,7 +1,7 @@
 """Two state stores under the same scripts, memory's and a durable one: what any script must hold to."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -10,14 +10,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, initialize
-from support.state_stores import CANCELLED, DONE, NOW, SKIPPED, Seen, opening, seen
+from support.state_stores import CANCELLED, DONE, REJECTED, SKIPPED, MovedTime, Seen, opening, seen, time_of
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
-from troupe.dataplane.state.port import Backlog, Entry, Fenced, Loaded, Owner, Placed, StateStore
+from troupe.dataplane.state.port import Backlog, Claimed, Entry, Fenced, Loaded, Owner, Placed, StateStore
+from troupe.v1 import promise_pb2
 
 KEYS = [SessionKey("default", "default", "clerk", name) for name in ("ada", "bob")]
 IDS = ("v", "w", "x", "y", "z")
+REMINDED = b"reminded"
+"""Envelope of reminders."""
+OPEN = promise_pb2.PROMISE_STATE_OPEN
 
 
 class Asker(Enum):
@@ -43,6 +47,12 @@ class Past:
     done: set[str] = field(default_factory=set)
     sizes: dict[Number, int] = field(default_factory=dict)
     """Of the envelopes that wait."""
+    scheduled: dict[Number, int] = field(default_factory=dict)
+    """Of those that were put on the schedule, once."""
+
+    def size_of(self, number: Number) -> int:
+        """Of the envelope that a number had on the schedule."""
+        return len(REMINDED) if number.stream.startswith("reminder/") else self.scheduled.get(number, 0)
 
 
 class SideBySide(RuleBasedStateMachine):
@@ -57,7 +67,11 @@ class SideBySide(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         self.directory = Path(self.stack.enter_context(TemporaryDirectory()))
         self.fence = Owner(0, 1, "worker-1")
-        self.now = NOW
+        self.time = time_of(self.durable)
+        self.now = self.time.now()
+        self.started = self.now
+        self.moments = 0
+        self.claimed = Claimed()
         self.past = {key: Past() for key in KEYS}
 
     @initialize()
@@ -65,8 +79,8 @@ class SideBySide(RuleBasedStateMachine):
         async def opened() -> tuple[StateStore, StateStore]:
             self.file = AsyncExitStack()
             return (
-                await self.stack.enter_async_context(opening("memory", self.directory)),
-                await self.file.enter_async_context(opening(self.durable, self.directory)),
+                await self.stack.enter_async_context(opening("memory", self.directory, clock=self.time)),
+                await self.file.enter_async_context(opening(self.durable, self.directory, clock=self.time)),
             )
 
         self.stores = self.runner.run(opened())
@@ -85,8 +99,14 @@ class SideBySide(RuleBasedStateMachine):
             if not forgets or stream in after.loaded.positions:
                 assert after.loaded.positions[stream].settled >= position.settled
         for id_, kept in before.records.items():
-            if kept is not None and kept.fate in (DONE, CANCELLED, SKIPPED):
+            if kept is not None and kept.fate in (DONE, CANCELLED, SKIPPED, REJECTED):
                 assert after.records[id_] == kept or (forgets and after.records[id_] is None)
+        settled = {promise.id: promise for promise in before.promises if promise.state != OPEN}
+        for promise in after.promises:
+            stood = replace(promise, tokens=settled[promise.id].tokens) if promise.id in settled else promise
+            assert settled.get(promise.id, stood) == stood, "a promise was settled twice"
+        kept_ids = {promise.id for promise in after.promises}
+        assert forgets or {promise.id for promise in before.promises} <= kept_ids
 
     def run_turn(
         self,
@@ -133,7 +153,8 @@ class SideBySide(RuleBasedStateMachine):
         for key in KEYS:
             self.check_step(before[key], after[key], forgets)
             waiting, sizes = [entry.number for entry in after[key].loaded.inbox], self.past[key].sizes
-            self.past[key].sizes = {number: sizes.get(number, len(body)) for number in waiting}
+            comes = {number: len(body) or self.past[key].size_of(number) for number in waiting}
+            self.past[key].sizes = {number: sizes.get(number, comes[number]) for number in waiting}
         again = self.once(script)
         assert not same_answer or foreign or isinstance(answer, Placed) or again == answer
         assert self.see() == after, "repeating a script changed something"
@@ -151,16 +172,30 @@ class SideBySide(RuleBasedStateMachine):
         return answers[0]
 
     def see(self) -> dict[SessionKey, Seen]:
-        async def all_of(store: StateStore) -> tuple[dict[SessionKey, Seen], Backlog]:
-            sessions = {key: await seen(store, key, ids=IDS, owner=self.fence) for key in KEYS}
-            return sessions, await store.backlog(0)
+        async def all_of(store: StateStore) -> tuple[dict[SessionKey, Seen], Backlog, Claimed]:
+            sessions = {key: self.comparable(await seen(store, key, ids=IDS, owner=self.fence)) for key in KEYS}
+            claimed = await store.claim(self.fence)
+            return sessions, await store.backlog(0), Claimed(_ordered(claimed.due), _ordered(claimed.verbs))
 
         memory, durable = (self.runner.run(all_of(store)) for store in self.stores)
         assert memory == durable
-        sessions, shard = memory
+        sessions, shard, self.claimed = memory
         counted = [session.backlog for session in sessions.values()]
         assert shard == Backlog(sum(each.messages for each in counted), sum(each.bytes for each in counted))
         return sessions
+
+    def comparable(self, session: Seen) -> Seen:
+        """Without what a store's own clock stamped, where stores have clocks of their own."""
+        if isinstance(self.time, MovedTime):
+            return session
+        stamped = (promise_pb2.PROMISE_STATE_RESOLVED, promise_pb2.PROMISE_STATE_REJECTED)
+        unstamped = [replace(made, settled=0.0) if made.state in stamped else made for made in session.promises]
+        by_id = {made.id: made for made in unstamped}
+        begun = {
+            number: None if each is None else replace(each, promises=[by_id[made.id] for made in each.promises])
+            for number, each in session.begun.items()
+        }
+        return replace(session, promises=unstamped, begun=begun)
 
     def owner(self, asker: Asker, entry: Entry | None = None) -> Owner:
         epoch = self.fence.epoch
@@ -191,6 +226,10 @@ class SideBySide(RuleBasedStateMachine):
         inbox = self.loaded(key).inbox
         id_ = IDS[index % len(IDS)]
         return inbox[index] if index < len(inbox) else Entry(self.next(key, "a", 0), id_, id_.encode(), self.now)
+
+
+def _ordered(keys: Iterable[SessionKey]) -> list[SessionKey]:
+    return sorted(keys, key=lambda key: key.path)
 
 
 async def _awaited(script: Awaitable[Any]) -> Any:

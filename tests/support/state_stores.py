@@ -1,13 +1,17 @@
 """State stores for tests: every backend, the values that scripts take, and all that can be seen of a session."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from support import redis_server
+from support.fake_clock import FakeClock
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
@@ -18,19 +22,25 @@ from troupe.dataplane.state.port import (
     Attempt,
     Backlog,
     Begun,
+    Control,
     Entry,
     Loaded,
     Marked,
     Outgoing,
     Owner,
+    Promise,
     Record,
+    Reminder,
     SessionSummary,
+    Settlement,
     StateStore,
     TurnCommit,
     begun,
 )
+from troupe.dataplane.state.sqlite import SqliteStateStore
 from troupe.dataplane.state.sqlite_tables import SCHEMA
-from troupe.v1 import turn_pb2
+from troupe.v1 import agent_pb2, promise_pb2, turn_pb2
+from troupe.v1.agent_pb2 import Verb
 from troupe.v1.turn_pb2 import Fate
 
 KEY = SessionKey("default", "default", "clerk", "ada")
@@ -42,34 +52,68 @@ STRANGE = STRANGER.mark
 NOW = 1_700_000_000.0
 
 DONE, DEAD, EXPIRED = turn_pb2.FATE_DONE, turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPIRED
-CANCELLED, SKIPPED = turn_pb2.FATE_CANCELLED, turn_pb2.FATE_SKIPPED
+CANCELLED, SKIPPED, REJECTED = turn_pb2.FATE_CANCELLED, turn_pb2.FATE_SKIPPED, turn_pb2.FATE_REJECTED
 
 SHARDS = 1
 
-Opening = Callable[[Path], AbstractAsyncContextManager[StateStore]]
+Opening = Callable[[Path, FakeClock | None], AbstractAsyncContextManager[StateStore]]
+
+
+class StoreTime(Protocol):
+    """The clock by which a store judges what is due and has expired."""
+
+    def now(self) -> float: ...
+
+    async def pass_(self, seconds: float) -> None:
+        """Return when it is so much later."""
+        ...
+
+
+class MovedTime(FakeClock):
+    """Stands still but for `pass_`. Of stores that take a clock."""
+
+    async def pass_(self, seconds: float) -> None:
+        self.advance(seconds)
+
+
+class RealTime:
+    """Of a store that has a clock of its own: keep waits short."""
+
+    def now(self) -> float:
+        return time.time()
+
+    async def pass_(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def time_of(backend: str) -> StoreTime:
+    return RealTime() if backend == "redis" else MovedTime(NOW)
 
 
 @asynccontextmanager
-async def _memory(_: Path) -> AsyncIterator[StateStore]:
-    yield MemoryStateStore()
+async def _memory(_: Path, clock: FakeClock | None) -> AsyncIterator[StateStore]:
+    yield MemoryStateStore(clock)
 
 
-def _sqlite(directory: Path) -> AbstractAsyncContextManager[StateStore]:
+def _sqlite(directory: Path, clock: FakeClock | None) -> AbstractAsyncContextManager[StateStore]:
     file = directory / "state.db"
     if not file.exists():
         file.write_bytes(_empty())
-    return connected(f"sqlite:///{file}")
+    return SqliteStateStore.opened(file, clock)
 
 
-def _redis(directory: Path) -> AbstractAsyncContextManager[StateStore]:
+def _redis(directory: Path, _: FakeClock | None) -> AbstractAsyncContextManager[StateStore]:
     """A directory of Redis' is a prefix."""
     return connected(redis_server.shared().url(prefix=str(directory)))
 
 
 @asynccontextmanager
-async def opening(backend: str, directory: Path, shards: int = SHARDS) -> AsyncIterator[StateStore]:
-    """A store of a fleet with so many shards, made in the directory where there is none."""
-    async with STORES[backend](directory) as store:
+async def opening(
+    backend: str, directory: Path, shards: int = SHARDS, *, clock: StoreTime | None = None
+) -> AsyncIterator[StateStore]:
+    """A store of a fleet with so many shards, made in the directory where there is none. It goes by `clock` where it
+    takes one, and by the machine's otherwise."""
+    async with STORES[backend](directory, clock if isinstance(clock, MovedTime) else None) as store:
         await store.declare(shards)
         yield store
 
@@ -117,6 +161,36 @@ def record(fate: Fate.ValueType = DONE, message_id: str = "", status: bytes = b"
     return Record(fate, status or Fate.Name(fate).encode(), digest=message_id.encode())
 
 
+def verb(kind: Verb.ValueType, message_id: str = "m1", verb_id: str = "v1", *, lifts: str = "") -> Control:
+    """Its status tells it apart."""
+    return Control(kind, verb_id, message_id, lifts=lifts, status=f"by {verb_id}".encode())
+
+
+def cancel(message_id: str = "m1", verb_id: str = "v1", status: bytes = b"FATE_CANCELLED") -> Control:
+    return replace(verb(agent_pb2.VERB_CANCEL, message_id, verb_id), status=status)
+
+
+def pause(message_id: str = "m1", verb_id: str = "pause") -> Control:
+    return verb(agent_pb2.VERB_PAUSE, message_id, verb_id)
+
+
+def resume(message_id: str = "m1", verb_id: str = "resume", *, lifts: str = "") -> Control:
+    return verb(agent_pb2.VERB_RESUME, message_id, verb_id, lifts=lifts)
+
+
+def promise(name: str = "approval", message_id: str = "m1", *, expires: float = 0.0) -> Promise:
+    token = f"token of {message_id}/{name}".encode()
+    return Promise(f"{message_id}/{name}", name, message_id, NOW, expires, (token,), ("boss",), b"{}")
+
+
+def settlement(promise: Promise, id_: str = "s1", value: bytes = b"yes") -> Settlement:
+    return Settlement(promise.id, id_, promise_pb2.PROMISE_STATE_RESOLVED, value, "boss")
+
+
+def reminder(due: float, name: str = "tea", *, every: float = 0.0, id_: str = "1") -> Reminder:
+    return Reminder(name, f"reminder/{name}/{id_}", due, every, b"tea", f"envelope of {name}".encode())
+
+
 def commit(
     entry: Entry, record: Record | None, version: int = 0, *, key: SessionKey = KEY, now: float = NOW
 ) -> TurnCommit:
@@ -146,21 +220,27 @@ class Seen:
     begun: Mapping[Number, Begun | None]
     """What each waiting message would begin with; None under another owner's mark."""
     backlog: Backlog
+    messages: Sequence[tuple[Entry, Fate.ValueType]]
+    promises: Sequence[Promise]
+    history: Sequence[tuple[int, bytes]]
 
 
 async def seen(store: StateStore, key: SessionKey = KEY, *, ids: tuple[str, ...] = (), owner: Owner = OWNER) -> Seen:
     """Look at a session as its owner. `ids` are looked up besides those that the session itself names."""
     loaded = await store.load(key)
-    named = sorted({*ids, *loaded.recent, *loaded.cancelled, *(entry.message_id for entry in loaded.inbox)})
+    named = sorted({*ids, *loaded.recent, *loaded.verbs.cancelled, *(entry.message_id for entry in loaded.inbox)})
     return Seen(
         # What has no order of its own is put into one.
-        replace(loaded, recent=sorted(loaded.recent), cancelled=sorted(loaded.cancelled)),
+        replace(loaded, recent=sorted(loaded.recent)),
         await store.summary(key),
         {id_: await store.waiting(key, id_) for id_ in named},
         {id_: await store.record(key, id_) for id_ in named},
         # A start that was counted already counts nothing, and shows envelope and journal.
         {entry.number: await begin_again(store, owner, key, entry) for entry in loaded.inbox},
         await store.session_backlog(key),
+        [(entry, fate) for other, entry, fate in await store.messages(0, key.path, None, 1_000) if other == key],
+        [made for _, other, made in await store.promises(key.path, None, 1_000, settled=True) if other == key],
+        await store.history(key, None, 1_000),
     )
 
 

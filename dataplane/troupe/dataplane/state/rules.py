@@ -1,17 +1,20 @@
 """What the scripts of every store decide, from what they found. Pure: one rule for all backends.
 
 A script reads, asks the rule, then writes; a rule that refuses raises, so nothing is half done. The order within a
-script is the same everywhere: the fence; whether the number is settled or the attempt has ended; a CANCEL; the rest.
+script is the same everywhere: the fence; whether the number is settled or the attempt has ended; a CANCEL or KILL; a
+PAUSE; the rest. What a verb comes to is said in `state/verbs.py`, how a promise ends in `state/promises.py`, what takes
+its place when it is due in `state/schedule.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from troupe.broker.order import Number, Place, Position
 from troupe.chassis.errors import FailedPrecondition
 from troupe.dataplane.state.port import (
     Attempt,
-    CancelRecorded,
+    Companion,
     Entry,
     Fenced,
     Mark,
@@ -23,16 +26,14 @@ from troupe.dataplane.state.port import (
     VersionConflict,
     begun,
 )
-from troupe.v1 import agent_pb2, turn_pb2
-from troupe.v1.agent_pb2 import VerbAnswer
+from troupe.dataplane.state.verbs import FREE, Bound, refuse_cancelled, refuse_paused
+from troupe.v1 import turn_pb2
 from troupe.v1.turn_pb2 import Fate
 
 REDRIVABLE = (turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPIRED)
 """Fates that are kept, with the journal, until the message is redriven or its dead letter purged."""
 REDRIVEN = (turn_pb2.FATE_DONE, turn_pb2.FATE_CANCELLED, *REDRIVABLE)
 """Fates that may take the place of those. Any other is first or not at all: a SKIP never hides how a message ended."""
-BINDING = (agent_pb2.VERB_ANSWER_APPLIED, agent_pb2.VERB_ANSWER_PENDING)
-"""Answers to a CANCEL that was recorded to be obeyed."""
 UNCLAIMED = (0, "")
 """The fence record of a shard that nobody has claimed."""
 
@@ -47,10 +48,23 @@ class Found:
     """What stands in the inbox under the number."""
     fate: Fate.ValueType | None
     """Of the record that the message has."""
-    cancelled: bool
-    """A CANCEL that binds was recorded for the message."""
+    bound: Bound = FREE
+    """The verbs that bind the message."""
     version: int = 0
     """Of the session."""
+
+
+class Suspending(Enum):
+    """What `suspend` comes to."""
+
+    OVER = auto()
+    """Nothing changes: the number is settled, or the attempt has ended otherwise."""
+    GOES_ON = auto()
+    """Nothing changes: it need not wait."""
+    RESTS = auto()
+    """It waits as it should: the session is laid to rest."""
+    PLACED = auto()
+    """It takes its place at the head, and the session is laid to rest."""
 
 
 def raises_fence(owner: Owner, record: tuple[int, str], turn: Entry | None = None) -> bool:
@@ -78,12 +92,16 @@ def place(
     *,
     waits: bool,
     live: bool,
+    busy: bool,
     fate: Fate.ValueType | None,
+    journaled: bool,
     tombstone: bytes | None,
+    now: float,
 ) -> tuple[Placed, Record | None]:
-    """What `put` comes to, and the record that it leaves. `waits`: its number stands in the inbox; `live`: its message
-    does, and not as a SKIP; `fate`: of its record; `tombstone`: the status of a CANCEL that came first, of a message
-    without a journal."""
+    """What `put` comes to, and the record that it leaves; also of a scheduled message that is due. `waits`: its number
+    stands in the inbox or, of a `put`, on the schedule; `live`: its message does elsewhere, and not as a SKIP; `busy`:
+    anything of its session runs, or is live in the inbox; `fate`: of its record; `tombstone`: the status of a CANCEL
+    or KILL that came first."""
     if position.place(entry.number.sequence) is Place.SETTLED:
         return Placed.SETTLED, None
     if waits:
@@ -94,9 +112,18 @@ def place(
         return Placed.NEW, None
     if live or is_copy(entry, fate):
         return Placed.SKIPPED, None
-    if tombstone is not None:
+    if tombstone is not None and not journaled:
         return Placed.SKIPPED, Record(turn_pb2.FATE_CANCELLED, tombstone, entry.digest)
+    if entry.due > now:
+        return Placed.SCHEDULED, None
+    if entry.rejection and busy and not journaled:
+        return Placed.SKIPPED, Record(turn_pb2.FATE_REJECTED, entry.rejection, entry.digest)
     return Placed.NEW, None
+
+
+def wakes(placed: Entry) -> bool:
+    """Whether the session rests no more when this is placed in its inbox: other things wait behind what it rests on."""
+    return placed.running is not None or placed.redriven
 
 
 def is_awaited(position: Position, number: Number, fate: Fate.ValueType | None) -> bool:
@@ -127,17 +154,21 @@ def marks(entry: Entry, waits: Entry) -> bool:
     )
 
 
-def started(owner: Owner, entry: Entry, waits: Entry | None) -> Entry:
-    """What waits, after `begin` with the caller's `entry`: as it is when that start was counted already. Raises
-    KeyError, Marked."""
+def started(owner: Owner, entry: Entry, waits: Entry | None, bound: Bound) -> Entry:
+    """What waits, after `begin` with the caller's `entry`: as it is when that start was counted already. `bound`: the
+    verbs that bind its message. Raises KeyError, Marked, PauseRecorded."""
     if waits is None:
         raise KeyError(entry.number)
     if waits.running is not None and waits.running != owner.mark:
         raise marked(waits.message_id, waits.running)
     if waits.attempts > entry.attempts:
         return waits
+    if not (waits.skip or bound.cancelled):
+        if waits.awaits:
+            raise KeyError(entry.number)
+        refuse_paused(waits.message_id, bound)
     counted = begun(entry)
-    return replace(waits, starts=counted.starts, attempts=counted.attempts, running=None)
+    return replace(waits, starts=counted.starts, attempts=counted.attempts, running=None, awaits=())
 
 
 def taken_over(waits: Entry | None, mark: Mark) -> Entry | None:
@@ -148,12 +179,16 @@ def taken_over(waits: Entry | None, mark: Mark) -> Entry | None:
     return replace(waits, running=None, starts=max(1, waits.starts))
 
 
-def may_keep(attempt: Attempt, found: Found, *, starts: bool) -> bool:
-    """Whether steps may be added to the journal: after the end only late writes come. Raises CancelRecorded and
-    VersionConflict when something `starts`; the result of what started before is never refused."""
+def may_keep(attempt: Attempt, found: Found, *, starts: bool, compensates: bool) -> bool:
+    """Whether steps may be added to the journal: after the end only late writes come. Raises CancelRecorded,
+    PauseRecorded and VersionConflict when something `starts`; the result of what started before is never refused, and
+    of verbs only a KILL refuses what `compensates`."""
     over = _is_over(found, attempt.number, attempt.index + 1)
     if starts and not over:
-        _refuse_cancelled(attempt.message_id, found)
+        if not compensates or found.bound.killed:
+            refuse_cancelled(attempt.message_id, found.bound, found.fate)
+        if not compensates:
+            refuse_paused(attempt.message_id, found.bound)
     if starts and (over or is_final(found.fate)):
         raise attempt_ended(attempt)
     return not over and not is_final(found.fate)
@@ -163,28 +198,55 @@ def puts_back(failed: Entry, found: Found) -> bool:
     """Whether `retry` changes anything. Raises CancelRecorded."""
     if _is_over(found, failed.number, failed.attempts):
         return False
-    _refuse_cancelled(failed.message_id, found)
+    refuse_cancelled(failed.message_id, found.bound, found.fate)
     return found.waits is None or not found.waits.skip
 
 
-def settled(commit: TurnCommit, found: Found) -> Position | None:
-    """The position of the number's stream after `commit`; None when nothing may change: the number is settled, or the
-    attempt has ended. Raises CancelRecorded, VersionConflict, ValueError."""
+def suspending(entry: Entry, found: Found, *, pending: bool) -> Suspending:
+    """`pending`: all promises that the entry awaits are open. Raises CancelRecorded."""
+    waits = found.waits
+    if found.position.place(entry.number.sequence) is Place.SETTLED:
+        return Suspending.OVER
+    if waits is not None and (waits.skip or waits.attempts > entry.attempts):
+        return Suspending.OVER
+    refuse_cancelled(entry.message_id, found.bound, found.fate)
+    if not (pending if entry.awaits else found.bound.paused):
+        return Suspending.GOES_ON
+    return Suspending.RESTS if has_ended(waits, entry.attempts) else Suspending.PLACED
+
+
+def suspended(entry: Entry) -> Entry:
+    """How it waits: a wait is an end, so no start is held against it."""
+    return replace(entry, starts=0, running=None)
+
+
+def settled(commit: TurnCommit, found: Found, companions: Sequence[Found] = ()) -> Mapping[str, Position] | None:
+    """By stream, the positions after `commit`; None when nothing may change: the number is settled, or the attempt has
+    ended. `companions`: what was found of each companion. Raises CancelRecorded, PauseRecorded, VersionConflict,
+    ValueError."""
     if _is_over(found, commit.number, commit.attempt + 1):
         return None
-    position = found.position.settle(commit.number.sequence)
+    positions = {commit.number.stream: found.position.settle(commit.number.sequence)}
     if commit.record is None:
         if found.fate is None and found.waits is not None and not found.waits.skip:
             raise message_waits(commit)
-        return position
+        return positions
     if commit.record.fate != turn_pb2.FATE_CANCELLED:
-        _refuse_cancelled(commit.message_id, found)
-    if commit.record.fate == turn_pb2.FATE_DONE:
-        if is_final(found.fate):
-            raise message_settled(commit)
-        if commit.version != found.version:
-            raise version_conflict(commit, found.version)
-    return position
+        refuse_cancelled(commit.message_id, found.bound, found.fate)
+    if commit.record.fate != turn_pb2.FATE_DONE:
+        return positions
+    refuse_paused(commit.message_id, found.bound)
+    batch = tuple(zip(commit.companions, companions, strict=True)) if companions else ()
+    for companion, other in batch:
+        refuse_cancelled(companion.message_id, other.bound, None)
+        refuse_paused(companion.message_id, other.bound)
+    if is_final(found.fate):
+        raise message_settled(commit)
+    if commit.version != found.version:
+        raise version_conflict(commit, found.version)
+    if batch:
+        _settle_companions(positions, commit.message_id, batch)
+    return positions
 
 
 def passed_over(position: Position, number: Number, count: int, *, waits: bool) -> Position | None:
@@ -193,20 +255,6 @@ def passed_over(position: Position, number: Number, count: int, *, waits: bool) 
     if count < 1 or waits or number.sequence != position.settled + 1:
         return None
     return position.pass_over(count)
-
-
-def cancel_answer(
-    waiting: Sequence[Entry], fate: Fate.ValueType | None, *, awaited: bool, journaled: bool
-) -> tuple[VerbAnswer.ValueType, bool]:
-    """The answer to a CANCEL, and whether the message is settled at once. `waiting`: where it waits, without SKIPs;
-    `awaited`: a redriven copy of it is on its way. What waits or comes again is not settled, whatever an older record
-    says."""
-    if waiting:
-        begun = journaled or any(entry.starts or entry.running for entry in waiting)
-        return agent_pb2.VERB_ANSWER_APPLIED, not begun
-    if fate is not None and not awaited:
-        return agent_pb2.VERB_ANSWER_TOO_LATE, False
-    return agent_pb2.VERB_ANSWER_APPLIED if journaled else agent_pb2.VERB_ANSWER_PENDING, False
 
 
 def is_final(fate: Fate.ValueType | None) -> bool:
@@ -243,10 +291,6 @@ def marked(message_id: str, mark: Mark) -> Marked:
     )
 
 
-def cancel_recorded(message_id: str) -> CancelRecorded:
-    return CancelRecorded("CANCELLED", f"a CANCEL was recorded for message {message_id}; settle it as CANCELLED")
-
-
 def attempt_ended(attempt: Attempt) -> VersionConflict:
     return VersionConflict(
         "ATTEMPT_ENDED", f"attempt {attempt.index} at message {attempt.message_id} has ended: it may start nothing"
@@ -265,6 +309,12 @@ def message_settled(commit: TurnCommit) -> VersionConflict:
     )
 
 
+def companion_gone(companion: Companion) -> VersionConflict:
+    return VersionConflict(
+        "MESSAGE_SETTLED", f"message {companion.message_id} does not wait for the end of this turn; load it again"
+    )
+
+
 def version_conflict(commit: TurnCommit, version: int) -> VersionConflict:
     return VersionConflict(
         "VERSION_CONFLICT",
@@ -276,6 +326,20 @@ def _is_over(found: Found, number: Number, attempts: int) -> bool:
     return found.position.place(number.sequence) is Place.SETTLED or has_ended(found.waits, attempts)
 
 
-def _refuse_cancelled(message_id: str, found: Found) -> None:
-    if found.cancelled or found.fate == turn_pb2.FATE_CANCELLED:
-        raise cancel_recorded(message_id)
+def _settle_companions(positions: dict[str, Position], first: str, batch: Sequence[tuple[Companion, Found]]) -> None:
+    """Move `positions` on, past each in its order. `first`: the id of the message that is settled before them."""
+    messages = {first}
+    for companion, other in batch:
+        if not _stands(companion, other) or companion.message_id in messages:
+            raise companion_gone(companion)
+        messages.add(companion.message_id)
+        stream = companion.number.stream
+        positions[stream] = positions.get(stream, other.position).settle(companion.number.sequence)
+
+
+def _stands(companion: Companion, found: Found) -> bool:
+    """Whether it waits in the attempt that the commit is the end of."""
+    waits = found.waits
+    if waits is None or waits.skip or waits.message_id != companion.message_id or is_final(found.fate):
+        return False
+    return not _is_over(found, companion.number, companion.attempt + 1)

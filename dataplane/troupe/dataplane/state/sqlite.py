@@ -2,51 +2,63 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
+from troupe.chassis.clock import Clock, SystemClock
 from troupe.chassis.sqlite import Database
-from troupe.dataplane.state import rules
+from troupe.dataplane.state import promises as ends
+from troupe.dataplane.state import rules, schedule, sqlite_forget, sqlite_lists
+from troupe.dataplane.state import sqlite_control as controls
+from troupe.dataplane.state import sqlite_places as places
 from troupe.dataplane.state import sqlite_rows as rows
 from troupe.dataplane.state import sqlite_tables as tables
+from troupe.dataplane.state import verbs as verbs_
 from troupe.dataplane.state.port import (
     RECORD_KEPT,
     Attempt,
     Backlog,
     Begun,
+    Claimed,
+    Control,
+    Due,
     Entry,
     Loaded,
     Mark,
     Owner,
     Placed,
+    Promise,
     Record,
     SessionSummary,
+    Settlement,
     TurnCommit,
+    Verbs,
 )
+from troupe.dataplane.state.rules import Suspending
 from troupe.dataplane.state.sqlite_rows import MESSAGE, NUMBER
-from troupe.dataplane.state.sqlite_tables import AWAITS, BINDING, SCHEMA, SUMMARY
+from troupe.dataplane.state.sqlite_tables import AWAITS, SCHEMA, SUMMARY
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
-
-FORGOTTEN_AT_ONCE = 256
-"""Rows that one transaction of `forget` drops: some milliseconds, which turns wait."""
+from troupe.v1.promise_pb2 import SettlementAnswer
+from troupe.v1.turn_pb2 import Fate
 
 
 class SqliteStateStore:
     """See `troupe.dataplane.state.port.StateStore`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database, self._clock = database, clock
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def opened(path: Path) -> AsyncIterator["SqliteStateStore"]:
-        """The store on the file at `path`, which this process then owns. Errors are those of Database.opened."""
+    async def opened(path: Path, clock: Clock | None = None) -> AsyncIterator["SqliteStateStore"]:
+        """The store on the file at `path`, which this process then owns. `clock` is the store's own. Errors are those
+        of Database.opened."""
         async with Database.opened(path, SCHEMA) as database:
-            yield SqliteStateStore(database)
+            yield SqliteStateStore(database, clock or SystemClock())
 
     async def declare(self, shards: int) -> None:
         def script(db: sqlite3.Connection) -> None:
@@ -57,11 +69,23 @@ class SqliteStateStore:
 
         await self._database.write(script)
 
-    async def claim(self, owner: Owner) -> Sequence[SessionKey]:
-        def script(db: sqlite3.Connection) -> list[SessionKey]:
+    async def claim(self, owner: Owner) -> Claimed:
+        def script(db: sqlite3.Connection) -> Claimed:
             rows.admit(db, owner)
-            due = db.execute(_DUE, (owner.shard, owner.shard))
-            return [SessionKey.parse(path) for (path,) in due]
+            return Claimed(_sessions(db, _DUE, owner.shard), _sessions(db, _BOUND, owner.shard))
+
+        return await self._database.write(script)
+
+    async def due(self, owner: Owner, busy: Collection[SessionKey] = ()) -> Due:
+        running = frozenset(busy)
+
+        def script(db: sqlite3.Connection) -> Due:
+            rows.admit(db, owner)
+            now = self._clock.now()
+            due = controls.due(db, owner.shard, now, schedule.DUE_AT_ONCE)
+            changed = {each.key for each in due if places.come(db, owner, each, busy=running, now=now)}
+            following = controls.following(db, owner.shard)
+            return Due(list(changed), None if following is None else max(0.0, following - now))
 
         return await self._database.write(script)
 
@@ -76,36 +100,10 @@ class SqliteStateStore:
 
         return await self._database.read(script)
 
-    async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
+    async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, busy: bool = False) -> Placed:
         def script(db: sqlite3.Connection) -> Placed:
             rows.admit(db, owner)
-            settled, gaps, there, live, fate, tombstone = db.execute(
-                _PLACE,
-                {
-                    "path": key.path,
-                    "stream": entry.number.stream,
-                    "sequence": entry.number.sequence,
-                    "message_id": entry.message_id,
-                },
-            ).fetchone()
-            waits = rows.waits(db, key, entry.number) if there else None
-            placed, record = rules.place(
-                entry,
-                tables.position(settled, gaps),
-                waits=waits is not None,
-                live=bool(live),
-                fate=fate,
-                tombstone=tombstone,
-            )
-            if placed in (Placed.NEW, Placed.SKIPPED):
-                placing = replace(entry, skip=placed is Placed.SKIPPED)
-                rows.insert(db, owner.shard, key, placing, envelope, at_head=entry.running is not None)
-                rows.comes_again(db, key, placing, fate)
-            elif waits is not None and rules.marks(entry, waits):
-                rows.rewrite(db, key, replace(waits, running=entry.running))
-            if record is not None:
-                rows.settle(db, key, entry.message_id, record, entry.placed)
-            return placed
+            return places.place(db, owner, key, entry, envelope, busy=busy, now=self._clock.now())
 
         return await self._database.write(script)
 
@@ -113,14 +111,17 @@ class SqliteStateStore:
         def script(db: sqlite3.Connection) -> Begun:
             rows.admit(db, owner)
             waits = rows.waits(db, key, entry.number)
-            started = rules.started(owner, entry, waits)
+            bound = controls.bound(db, key, waits.message_id) if waits else verbs_.Bound()
+            started = rules.started(owner, entry, waits, bound)
             if started != waits:
                 rows.rewrite(db, key, started)
+                controls.wake(db, key)
             journal = db.execute(
                 f"SELECT step, content FROM journal WHERE {MESSAGE} AND digest = ?",
                 (key.path, started.message_id, started.digest),
             )
-            return Begun(rows.envelope(db, key, entry.number), dict(journal.fetchall()))
+            made = controls.promises_of(db, key, started.message_id)
+            return Begun(rows.envelope(db, key, entry.number), dict(journal.fetchall()), made)
 
         return await self._database.write(script)
 
@@ -130,57 +131,80 @@ class SqliteStateStore:
             taken = rules.taken_over(rows.waits(db, key, number), mark)
             if taken is not None:
                 rows.rewrite(db, key, taken, at_head=True)
+                controls.wake(db, key)
             return taken is not None
 
         return await self._database.write(script)
 
     async def journal(
-        self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
+        self,
+        owner: Owner,
+        key: SessionKey,
+        attempt: Attempt,
+        steps: Mapping[str, bytes],
+        *,
+        starts: bool,
+        compensates: bool = False,
+        promises: Sequence[Promise] = (),
     ) -> None:
         def script(db: sqlite3.Connection) -> None:
-            found = rows.found(db, key, attempt.number, attempt.message_id)
+            found, _ = rows.look(db, key, attempt.number, attempt.message_id)
             rows.admit(db, owner, found.waits)
-            if rules.may_keep(attempt, found, starts=starts):
+            if rules.may_keep(attempt, found, starts=starts, compensates=compensates):
                 db.executemany(
                     "INSERT OR IGNORE INTO journal (path, message_id, digest, step, content) VALUES (?, ?, ?, ?, ?)",
                     [(key.path, attempt.message_id, attempt.digest, *kept) for kept in steps.items()],
                 )
+                controls.make(db, owner.shard, key, promises)
 
         await self._database.write(script)
 
+    async def suspend(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> bool:
+        def script(db: sqlite3.Connection) -> bool:
+            found, _ = rows.look(db, key, entry.number, entry.message_id)
+            rows.admit(db, owner, found.waits)
+            pending = all(ends.is_open(controls.promise(db, key, id_)) for id_ in entry.awaits)
+            match rules.suspending(entry, found, pending=pending):
+                case Suspending.GOES_ON:
+                    return False
+                case Suspending.PLACED:
+                    rows.put_first(db, owner.shard, key, rules.suspended(entry), envelope, found)
+                    controls.rest(db, key)
+                case Suspending.RESTS:
+                    controls.rest(db, key)
+            return True
+
+        return await self._database.write(script)
+
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
         def script(db: sqlite3.Connection) -> None:
-            found = rows.found(db, key, entry.number, entry.message_id)
+            found, _ = rows.look(db, key, entry.number, entry.message_id)
             rows.admit(db, owner, found.waits)
-            if not rules.puts_back(entry, found):
-                return
-            body = envelope
-            if found.waits is not None:
-                body = rows.envelope(db, key, entry.number)
-                rows.remove(db, owner.shard, key, entry.number)
-            rows.insert(db, owner.shard, key, replace(entry, running=None), body, at_head=True)
-            rows.comes_again(db, key, entry, found.fate)
+            if rules.puts_back(entry, found):
+                rows.put_first(db, owner.shard, key, replace(entry, running=None), envelope, found)
+                controls.wake(db, key)
 
         await self._database.write(script)
 
     async def commit(self, owner: Owner, commit: TurnCommit) -> int:
         def script(db: sqlite3.Connection) -> int:
-            key, number, record = commit.key, commit.number, commit.record
-            found = rows.found(db, key, number, commit.message_id)
+            key, record, shard, now = commit.key, commit.record, owner.shard, commit.now
+            found, controlled = rows.look(db, key, commit.number, commit.message_id)
             rows.admit(db, owner, found.waits)
-            position = rules.settled(commit, found)
-            if position is None:
+            others = [rows.look(db, key, other.number, other.message_id)[0] for other in commit.companions]
+            positions = rules.settled(commit, found, others)
+            if positions is None:
                 return found.version
-            rows.save_position(db, key, number.stream, position, commit.now)
-            if found.waits is not None:
-                rows.remove(db, owner.shard, key, number)
-            if record is not None:
-                rows.settle(db, key, commit.message_id, record, commit.now)
-            if found.fate in rules.REDRIVABLE:
-                rows.came(db, key, commit.message_id, number)
-            if record is None or record.fate != turn_pb2.FATE_DONE:
+            done = record is not None and record.fate == turn_pb2.FATE_DONE
+            rows.end(db, shard, key, commit, found, positions, now, controlled=controlled)
+            if done:
+                for other, its in zip(commit.companions, others, strict=True):
+                    rows.end(db, shard, key, other, its, positions, now, controlled=controlled)
+            if controlled:
+                controls.wake(db, key)
+            if not done:
                 return found.version
-            rows.save_session(db, owner.shard, commit, found.version + 1)
+            rows.save_session(db, shard, commit, found.version + 1)
             return found.version + 1
 
         return await self._database.write(script)
@@ -200,6 +224,7 @@ class SqliteStateStore:
             position = rules.passed_over(tables.position(settled, gaps), number, count, waits=bool(waits))
             if position is not None:
                 rows.save_position(db, key, number.stream, position, now)
+                controls.wake(db, key)
             return position is not None
 
         return await self._database.write(script)
@@ -221,7 +246,7 @@ class SqliteStateStore:
 
     async def redrive(self, key: SessionKey, message_id: str, number: Number) -> None:
         def script(db: sqlite3.Connection) -> None:
-            found = rows.found(db, key, number, message_id)
+            found, _ = rows.look(db, key, number, message_id)
             if rules.is_awaited(found.position, number, found.fate):
                 rows.await_(db, key, message_id, number)
 
@@ -229,7 +254,7 @@ class SqliteStateStore:
 
     async def purge(self, key: SessionKey, message_id: str) -> None:
         def script(db: sqlite3.Connection) -> None:
-            fate, awaited = rows.standing(db, key, message_id)
+            fate, awaited = rows.fate_of(db, key, message_id)
             if rules.is_purged(fate, awaited=awaited, live=bool(rows.waiting(db, key, message_id))):
                 db.execute(f"UPDATE record SET stays = 0 WHERE {MESSAGE}", (key.path, message_id))
 
@@ -245,29 +270,62 @@ class SqliteStateStore:
         return Record(fate, status, digest, rules.is_redriven(fate, awaited=bool(awaited), live=bool(live)))
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
-        return next(iter(await self._database.read(lambda db: rows.waiting(db, key, message_id))), None)
+        def script(db: sqlite3.Connection) -> Entry | None:
+            return next(iter(rows.waiting(db, key, message_id)), None) or controls.scheduled(db, key, message_id)
 
-    async def cancel(
-        self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
-    ) -> VerbAnswer.ValueType:
+        return await self._database.read(script)
+
+    async def control(self, key: SessionKey, control: Control) -> VerbAnswer.ValueType:
         def script(db: sqlite3.Connection) -> VerbAnswer.ValueType:
-            name = (key.path, message_id)
-            seen = db.execute(f"SELECT answer FROM verb WHERE {MESSAGE} AND verb_id = ?", (*name, verb_id)).fetchone()
+            seen = controls.recorded(db, key, control)
             if seen is not None:
-                return seen[0]  # type: ignore[no-any-return]
-            waiting = rows.waiting(db, key, message_id)
-            fate, awaited = rows.standing(db, key, message_id)
-            journaled = db.execute(f"SELECT 1 FROM journal WHERE {MESSAGE}", name).fetchone() is not None
-            answer, at_once = rules.cancel_answer(waiting, fate, awaited=awaited, journaled=journaled)
-            db.execute(
-                "INSERT INTO verb (path, message_id, verb_id, answer, status, recorded) VALUES (?, ?, ?, ?, ?, ?)",
-                (*name, verb_id, answer, cancelled.status, now),
-            )
-            if at_once:
-                rows.settle(db, key, message_id, replace(cancelled, digest=waiting[0].digest), now)
+                return seen
+            found = rows.standing(db, key, control)
+            answer = verbs_.verb_answer(control, found)
+            if control.dry_run:
+                return answer
+            (shards,), now = db.execute("SELECT shards FROM fleet").fetchone(), self._clock.now()
+            lifted = verbs_.lifted(control, answer, found)
+            controls.record_verb(db, key.shard(shards), key, control, answer, lifted, now)
+            if (digest := verbs_.ends_at_once(control, answer, found)) is not None:
+                record = Record(turn_pb2.FATE_CANCELLED, control.status, digest)
+                rows.settle(db, key, control.message_id, record, now)
             return answer
 
         return await self._database.write(script)
+
+    async def verbs(self, key: SessionKey) -> Verbs:
+        return await self._database.read(lambda db: controls.verbs(db, key.path))
+
+    async def settle_promise(self, key: SessionKey, settlement: Settlement) -> SettlementAnswer.ValueType:
+        def script(db: sqlite3.Connection) -> SettlementAnswer.ValueType:
+            promise = controls.promise(db, key, settlement.promise_id)
+            if promise is None:
+                raise KeyError(settlement.promise_id)
+            answer, settled = ends.settled(promise, settlement, self._clock.now())
+            if settled != promise:
+                controls.end(db, key, [settled])
+            return answer
+
+        return await self._database.write(script)
+
+    async def promise(self, key: SessionKey, promise_id: str) -> Promise | None:
+        return await self._database.read(lambda db: controls.promise(db, key, promise_id))
+
+    async def promises(
+        self, prefix: str, after: tuple[int, str, str] | None, limit: int, *, settled: bool = False
+    ) -> Sequence[tuple[int, SessionKey, Promise]]:
+        return await self._database.read(lambda db: sqlite_lists.promises(db, prefix, after, limit, settled=settled))
+
+    async def messages(
+        self, shard: int, prefix: str, after: tuple[str, str] | None, limit: int
+    ) -> Sequence[tuple[SessionKey, Entry, Fate.ValueType]]:
+        return await self._database.read(lambda db: sqlite_lists.messages(db, shard, prefix, after, limit))
+
+    async def history(self, key: SessionKey, before: int | None, limit: int) -> Sequence[tuple[int, bytes]]:
+        query = "SELECT version, delta FROM history WHERE path = ? AND version < ? ORDER BY version DESC LIMIT ?"
+        below = _NEWEST if before is None else before
+        return await self._database.read(lambda db: db.execute(query, (key.path, below, limit)).fetchall())
 
     async def summary(self, key: SessionKey) -> SessionSummary | None:
         row = await self._database.read(
@@ -278,101 +336,46 @@ class SqliteStateStore:
     async def summaries(
         self, prefix: str, after: tuple[int, str] | None, limit: int
     ) -> Sequence[tuple[int, SessionSummary]]:
-        def script(db: sqlite3.Connection) -> list[tuple[int, SessionSummary]]:
-            page: list[tuple[int, SessionSummary]] = []
-            # Shard by shard: within one, the prefix is a range of the index.
-            shard, last = after or (-1, "")
-            while len(page) < limit:
-                first, end = max(prefix, last), f"{prefix}\U0010ffff"
-                listed = db.execute(_PAGE, (shard, first, end, last, limit - len(page)))
-                page += [(shard, tables.summary(row)) for row in listed]
-                (following,) = db.execute("SELECT min(shard) FROM session WHERE shard > ?", (shard,)).fetchone()
-                if following is None:
-                    break
-                shard, last = following, ""
-            return page
-
-        return await self._database.read(script)
+        return await self._database.read(lambda db: sqlite_lists.summaries(db, prefix, after, limit))
 
     async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
         def script(db: sqlite3.Connection) -> None:
             rows.admit(db, owner)
-            db.execute("DELETE FROM session WHERE path = ?", (key.path,))
-            db.execute("DELETE FROM history WHERE path = ?", (key.path,))
+            for table in ("session", "history", "snapshot", "reminder"):
+                db.execute(f"DELETE FROM {table} WHERE path = ?", (key.path,))
             for message_id, record in cancelled.items():
                 rows.settle(db, key, message_id, record, now)
+            controls.wake(db, key)
 
         await self._database.write(script)
 
-    async def forget(self, now: float, idle_since: float) -> None:
-        await self._repeat(_dropping_records(now - RECORD_KEPT))
-        for outdated in _OUTDATED:
-            await self._repeat(_dropping(outdated, now - RECORD_KEPT))
-        await self._repeat(_dropping_sessions(idle_since))
+    async def forget(self, now: float) -> None:
+        for drop in sqlite_forget.drops(now - RECORD_KEPT, now):
+            while await self._database.write(drop) > 0:
+                pass
 
     async def _counted(self, query: str, name: int | str) -> Backlog:
         row = await self._database.read(lambda db: db.execute(query, (name,)).fetchone())
         return Backlog(*(row or (0, 0)))
 
-    async def _repeat(self, drop: Callable[[sqlite3.Connection], int]) -> None:
-        while await self._database.write(drop) > 0:
-            pass
+
+def _sessions(db: sqlite3.Connection, query: str, shard: int) -> list[SessionKey]:
+    return [SessionKey.parse(path) for (path,) in db.execute(query, {"shard": shard})]
 
 
-def _dropping(outdated: str, before: float) -> Callable[[sqlite3.Connection], int]:
-    return lambda db: db.execute(outdated, (before, FORGOTTEN_AT_ONCE)).rowcount
-
-
-def _dropping_records(before: float) -> Callable[[sqlite3.Connection], int]:
-    def drop(db: sqlite3.Connection) -> int:
-        gone = db.execute(
-            """DELETE FROM record WHERE rowid IN (SELECT rowid FROM record WHERE settled < ? AND stays = 0 LIMIT ?)
-                RETURNING path, message_id, fate""",
-            (before, FORGOTTEN_AT_ONCE),
-        ).fetchall()
-        # Of other fates no journal is left.
-        purged = [(path, message_id) for path, message_id, fate in gone if fate in rules.REDRIVABLE]
-        db.executemany(f"DELETE FROM journal WHERE {MESSAGE}", purged)
-        return len(gone)
-
-    return drop
-
-
-def _dropping_sessions(idle_since: float) -> Callable[[sqlite3.Connection], int]:
-    def drop(db: sqlite3.Connection) -> int:
-        idle = db.execute(
-            """SELECT path FROM session WHERE updated < ?
-                AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.path = session.path)
-                AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.path = session.path) LIMIT 16""",
-            (idle_since,),
-        ).fetchall()
-        db.executemany("DELETE FROM session WHERE path = ?", idle)
-        db.executemany("DELETE FROM history WHERE path = ?", idle)
-        # A dead letter's journal stays with its record.
-        db.executemany(
-            """DELETE FROM journal WHERE path = ? AND NOT EXISTS (
-                SELECT 1 FROM record WHERE record.path = journal.path AND record.message_id = journal.message_id)""",
-            idle,
-        )
-        return len(idle)
-
-    return drop
-
-
+_NEWEST = 2**63 - 1
 _SESSION_BACKLOG = """
     SELECT messages, bytes FROM session_backlog
     WHERE path = ?1 AND shard = (SELECT shard FROM inbox WHERE path = ?1 LIMIT 1)
 """
-_DUE = "SELECT path FROM session_backlog WHERE shard = ? UNION SELECT path FROM outbox WHERE shard = ?"
-_PLACE = f"""
-    SELECT stream.settled, stream.gaps,
-        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND inbox.stream = :stream AND sequence = :sequence),
-        EXISTS (SELECT 1 FROM inbox WHERE path = :path AND message_id = :message_id AND skip = 0),
-        (SELECT fate FROM record WHERE path = :path AND message_id = :message_id),
-        (SELECT status FROM verb WHERE path = :path AND message_id = :message_id AND answer IN {BINDING}
-            AND NOT EXISTS (SELECT 1 FROM journal WHERE path = :path AND message_id = :message_id)
-            ORDER BY rowid LIMIT 1)
-    FROM (SELECT 1) LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
+_DUE = """
+    SELECT path FROM session_backlog WHERE shard = :shard
+    EXCEPT SELECT path FROM control WHERE shard = :shard AND rests = 1
+    UNION SELECT path FROM outbox WHERE shard = :shard
+"""
+_BOUND = """
+    SELECT DISTINCT path FROM verb WHERE shard = :shard AND binds = 1
+    EXCEPT SELECT path FROM control WHERE shard = :shard AND rests = 1
 """
 _RECORD = f"""
     SELECT fate, status, digest, {AWAITS},
@@ -384,18 +387,3 @@ _RUN = """
         EXISTS (SELECT 1 FROM inbox WHERE path = :path AND stream = :stream AND sequence BETWEEN :first AND :last)
     FROM (SELECT 1) LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
 """
-_PAGE = f"""
-    SELECT {SUMMARY} FROM session WHERE shard = ? AND path >= ? AND path < ? AND path <> ? ORDER BY path LIMIT ?
-"""
-_OUTDATED = (
-    """DELETE FROM verb WHERE rowid IN (
-        SELECT rowid FROM verb WHERE recorded < ? AND NOT EXISTS (
-            SELECT 1 FROM inbox WHERE inbox.path = verb.path AND inbox.message_id = verb.message_id AND skip = 0)
-        LIMIT ?)""",
-    """DELETE FROM stream WHERE rowid IN (
-        SELECT rowid FROM stream WHERE touched < ? AND NOT EXISTS (
-            SELECT 1 FROM inbox WHERE inbox.path = stream.path AND inbox.stream = stream.stream) LIMIT ?)""",
-    """DELETE FROM sent WHERE rowid IN (
-        SELECT rowid FROM sent WHERE at < ? AND NOT EXISTS (
-            SELECT 1 FROM outbox WHERE outbox.path = sent.path AND outbox.stream = sent.stream) LIMIT ?)""",
-)

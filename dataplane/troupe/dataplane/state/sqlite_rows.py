@@ -1,13 +1,27 @@
 """What the scripts of the SQLite state store read and write: each function is one step of a script."""
 
 import sqlite3
+from collections.abc import Mapping
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.dataplane.state import rules
+from troupe.dataplane.state import sqlite_control as controls
 from troupe.dataplane.state import sqlite_tables as tables
-from troupe.dataplane.state.port import RECENT, Entry, Loaded, Outgoing, Owner, Record, Sent, TurnCommit
-from troupe.dataplane.state.sqlite_tables import AWAITS, BINDING, ENTRY, REDRIVABLE, REDRIVEN, STAND
+from troupe.dataplane.state.port import (
+    RECENT,
+    Companion,
+    Control,
+    Entry,
+    Loaded,
+    Outgoing,
+    Owner,
+    Record,
+    Sent,
+    TurnCommit,
+)
+from troupe.dataplane.state.sqlite_tables import AWAITS, ENTRY, REDRIVABLE, REDRIVEN, STAND
+from troupe.dataplane.state.verbs import FREE, Standing
 from troupe.v1.turn_pb2 import Fate
 
 
@@ -21,44 +35,45 @@ def admit(db: sqlite3.Connection, owner: Owner, turn: Entry | None = None) -> No
         )
 
 
-def found(db: sqlite3.Connection, key: SessionKey, number: Number, message_id: str) -> rules.Found:
-    """What the store has on a message and its number, in one look."""
-    settled, gaps, fate, version, cancelled, *waits = db.execute(
+def look(db: sqlite3.Connection, key: SessionKey, number: Number, message_id: str) -> tuple[rules.Found, bool]:
+    """What the store has on a message and its number, in one look, and whether there is more to look at: the session
+    has a control record."""
+    settled, gaps, fate, version, controlled, *waits = db.execute(
         _FOUND, {"path": key.path, "stream": number.stream, "sequence": number.sequence, "message_id": message_id}
     ).fetchone()
-    return rules.Found(
-        position=tables.position(settled, gaps),
-        waits=tables.entry(waits) if waits[0] is not None else None,
-        fate=fate,
-        cancelled=bool(cancelled),
-        version=version or 0,
+    found = rules.Found(
+        tables.position(settled, gaps),
+        tables.entry(waits) if waits[0] is not None else None,
+        fate,
+        controls.bound(db, key, message_id) if controlled else FREE,
+        version or 0,
     )
+    return found, controlled
 
 
 def load(db: sqlite3.Connection, path: str) -> Loaded:
     """All of a session."""
     version, state = db.execute("SELECT version, state FROM session WHERE path = ?", (path,)).fetchone() or (0, b"")
-    history = db.execute("SELECT delta FROM history WHERE path = ? ORDER BY version", (path,))
+    covered, snapshot = db.execute("SELECT version, content FROM snapshot WHERE path = ?", (path,)).fetchone() or (
+        0,
+        b"",
+    )
+    history = db.execute("SELECT delta FROM history WHERE path = ? AND version > ? ORDER BY version", (path, covered))
     streams = db.execute("SELECT stream, settled, gaps FROM stream WHERE path = ?", (path,))
     inbox = db.execute(f"SELECT {ENTRY} FROM inbox WHERE path = ? ORDER BY place", (path,))
     recent = db.execute("SELECT message_id FROM record WHERE path = ? LIMIT ?", (path, RECENT))
-    cancelled = db.execute(
-        f"""SELECT DISTINCT message_id FROM verb WHERE path = ? AND answer IN {BINDING} AND NOT EXISTS (
-            SELECT 1 FROM record WHERE record.path = verb.path AND record.message_id = verb.message_id
-                AND fate NOT IN {REDRIVABLE})""",
-        (path,),
-    )
     journaled = db.execute("SELECT DISTINCT message_id FROM journal WHERE path = ?", (path,))
     outbox = db.execute("SELECT target, stream, sequence, envelope FROM outbox WHERE path = ? ORDER BY place", (path,))
     sent = db.execute("SELECT target, stream, sequence, at FROM sent WHERE path = ?", (path,))
     return Loaded(
         version=version,
         state=state,
+        snapshot=snapshot,
         history=[delta for (delta,) in history],
         positions={stream: tables.position(settled, gaps) for stream, settled, gaps in streams},
         inbox=[tables.entry(row) for row in inbox],
         recent=[message_id for (message_id,) in recent],
-        cancelled=[message_id for (message_id,) in cancelled],
+        verbs=controls.verbs(db, path),
         journaled=frozenset(message_id for (message_id,) in journaled),
         outbox=[Outgoing(target, Number(stream, last), envelope) for target, stream, last, envelope in outbox],
         sent={target: Sent(Number(stream, last), at) for target, stream, last, at in sent},
@@ -76,6 +91,17 @@ def waits(db: sqlite3.Connection, key: SessionKey, number: Number) -> Entry | No
     name = (key.path, number.stream, number.sequence)
     row = db.execute(f"SELECT {ENTRY} FROM inbox WHERE {NUMBER}", name).fetchone()
     return None if row is None else tables.entry(row)
+
+
+def is_busy(db: sqlite3.Connection, key: SessionKey) -> bool:
+    """Whether anything is live in the inbox."""
+    return db.execute("SELECT 1 FROM inbox WHERE path = ? AND skip = 0", (key.path,)).fetchone() is not None
+
+
+def position(db: sqlite3.Connection, key: SessionKey, stream: str) -> Position:
+    name = (key.path, stream)
+    row = db.execute("SELECT settled, gaps FROM stream WHERE path = ? AND stream = ?", name).fetchone()
+    return tables.position(*row) if row else Position()
 
 
 def envelope(db: sqlite3.Connection, key: SessionKey, number: Number) -> bytes:
@@ -105,6 +131,18 @@ def insert(
             ON CONFLICT (shard) DO UPDATE SET messages = messages + 1, bytes = bytes + excluded.bytes""",
         (shard, size),
     )
+
+
+def put_first(
+    db: sqlite3.Connection, shard: int, key: SessionKey, entry: Entry, body: bytes, found: rules.Found
+) -> None:
+    """Place at the head what may wait already, with the envelope that it has there. `found`: of its number."""
+    if found.waits is not None:
+        body = envelope(db, key, entry.number)
+        remove(db, shard, key, entry.number)
+    controls.unschedule(db, key, entry.number)
+    insert(db, shard, key, entry, body, at_head=True)
+    comes_again(db, key, entry, found.fate)
 
 
 def remove(db: sqlite3.Connection, shard: int, key: SessionKey, number: Number) -> None:
@@ -141,17 +179,62 @@ def save_position(db: sqlite3.Connection, key: SessionKey, stream: str, position
     )
 
 
-def settle(db: sqlite3.Connection, key: SessionKey, message_id: str, record: Record, now: float) -> None:
-    """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
+def end(
+    db: sqlite3.Connection,
+    shard: int,
+    key: SessionKey,
+    ended: TurnCommit | Companion,
+    found: rules.Found,
+    positions: Mapping[str, Position],
+    now: float,
+    *,
+    controlled: bool,
+) -> None:
+    """Settle one message of a turn. `found`: of it; `positions`: after the commit."""
+    number, record = ended.number, ended.record
+    save_position(db, key, number.stream, positions[number.stream], now)
+    if found.waits is not None:
+        remove(db, shard, key, number)
+    if record is not None:
+        settle(db, key, ended.message_id, record, now, controlled=controlled)
+    if found.fate in rules.REDRIVABLE:
+        came(db, key, ended.message_id, number)
+    if controlled:
+        controls.settle_number(db, key, number)
+
+
+def settle(
+    db: sqlite3.Connection, key: SessionKey, message_id: str, record: Record, now: float, *, controlled: bool = True
+) -> None:
+    """Write the record, where it may be; what waits under this id keeps its place as a SKIP. `controlled`: its session
+    has a control record."""
     name = (key.path, message_id)
     db.execute(f"UPDATE inbox SET skip = 1 WHERE {MESSAGE} AND skip = 0", name)
     stays = record.fate in rules.REDRIVABLE
     written = db.execute(_RECORD, (*name, record.fate, record.status, record.digest, now, stays)).rowcount
     if written and not stays:
         db.execute(f"DELETE FROM journal WHERE {MESSAGE}", name)
+    if controlled:
+        controls.settle(db, key, message_id, now, ended=bool(written), withdraws=bool(written and not stays))
 
 
-def standing(db: sqlite3.Connection, key: SessionKey, message_id: str) -> tuple[Fate.ValueType | None, bool]:
+def standing(db: sqlite3.Connection, key: SessionKey, control: Control) -> Standing:
+    """What a verb finds."""
+    name = (key.path, control.message_id)
+    fate, awaited = fate_of(db, key, control.message_id)
+    return Standing(
+        waiting=waiting(db, key, control.message_id),
+        scheduled=controls.scheduled(db, key, control.message_id),
+        fate=fate,
+        awaited=awaited,
+        journaled=db.execute(f"SELECT 1 FROM journal WHERE {MESSAGE}", name).fetchone() is not None,
+        cancelled=controls.bound(db, key, control.message_id).cancelled,
+        pauses=controls.pauses(db, key, control.message_id),
+        lifted=controls.is_lifted(db, key, control),
+    )
+
+
+def fate_of(db: sqlite3.Connection, key: SessionKey, message_id: str) -> tuple[Fate.ValueType | None, bool]:
     """The fate in the message's record, and whether a redriven copy of it is on its way."""
     row = db.execute(f"SELECT fate, {AWAITS} FROM record WHERE {MESSAGE}", (key.path, message_id)).fetchone()
     return (None, False) if row is None else (row[0], bool(row[1]))
@@ -167,7 +250,7 @@ def await_(db: sqlite3.Connection, key: SessionKey, message_id: str, number: Num
 
 def comes_again(db: sqlite3.Connection, key: SessionKey, placed: Entry, fate: Fate.ValueType | None) -> None:
     """What was placed may be a redriven copy that nobody was told of. `fate`: of its message's record."""
-    if rules.is_next_try(placed, fate) and not standing(db, key, placed.message_id)[1]:
+    if rules.is_next_try(placed, fate) and not fate_of(db, key, placed.message_id)[1]:
         await_(db, key, placed.message_id, placed.number)
 
 
@@ -184,10 +267,10 @@ def save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, version
     """What a turn that ended DONE changes."""
     path = commit.key.path
     db.execute(
-        """INSERT INTO session (path, shard, version, turns, state, usage, created, updated)
-            VALUES (:path, :shard, :version, 1, coalesce(:state, x''), coalesce(:usage, x''), :now, :now)
+        """INSERT INTO session (path, shard, version, turns, state, usage, created, updated, goes)
+            VALUES (:path, :shard, :version, 1, coalesce(:state, x''), coalesce(:usage, x''), :now, :now, :goes)
             ON CONFLICT (path) DO UPDATE SET version = :version, turns = turns + 1,
-                state = coalesce(:state, state), usage = coalesce(:usage, usage), updated = :now""",
+                state = coalesce(:state, state), usage = coalesce(:usage, usage), updated = :now, goes = :goes""",
         {
             "path": path,
             "shard": shard,
@@ -195,10 +278,20 @@ def save_session(db: sqlite3.Connection, shard: int, commit: TurnCommit, version
             "state": commit.state,
             "usage": commit.usage,
             "now": commit.now,
+            "goes": commit.now + commit.retention,
         },
     )
     if commit.history is not None:
         db.execute("INSERT INTO history (path, version, delta) VALUES (?, ?, ?)", (path, version, commit.history))
+    if commit.snapshot is not None:
+        db.execute(
+            "INSERT OR REPLACE INTO snapshot (path, version, content) VALUES (?, ?, ?)",
+            (path, version, commit.snapshot),
+        )
+    for name in commit.forget_reminders:
+        db.execute("DELETE FROM reminder WHERE path = ? AND name = ?", (path, name))
+    for reminder in commit.remind:
+        controls.remind(db, shard, commit.key, reminder)
     for message in commit.outbox:
         stream, sequence = message.number.stream, message.number.sequence
         db.execute(
@@ -222,12 +315,13 @@ MESSAGE = "path = ? AND message_id = ?"
 _HEAD = "min(place), 0) - 1"
 _FOUND = f"""
     SELECT stream.settled, stream.gaps, record.fate, session.version,
-        EXISTS (SELECT 1 FROM verb WHERE verb.path = :path AND verb.message_id = :message_id AND answer IN {BINDING}),
+        control.path IS NOT NULL,
         {", ".join(f"inbox.{column}" for column in ENTRY.split(", "))}
     FROM (SELECT 1)
         LEFT JOIN stream ON stream.path = :path AND stream.stream = :stream
         LEFT JOIN record ON record.path = :path AND record.message_id = :message_id
         LEFT JOIN session ON session.path = :path
+        LEFT JOIN control ON control.path = :path
         LEFT JOIN inbox ON inbox.path = :path AND inbox.stream = :stream AND inbox.sequence = :sequence
 """
 _RECORD = f"""

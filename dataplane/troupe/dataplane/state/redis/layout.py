@@ -1,40 +1,80 @@
 """How values of the port stand in Redis, where scripts read them too. Pure.
 
-Entries are MessagePack, which Redis' Lua knows; it has no byte strings, so digests are hexadecimal everywhere.
+Entries are MessagePack, which Redis' Lua knows; it has no byte strings, so digests and other short bytes are
+hexadecimal everywhere, and long ones stand beside what is packed. What is as it mostly is, is left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
-from troupe.dataplane.state.port import Entry, Loaded, Mark, Outgoing, Record, Sent, SessionSummary
+from troupe.dataplane.state.port import (
+    Claimed,
+    Entry,
+    Loaded,
+    Mark,
+    Outgoing,
+    Promise,
+    Record,
+    Reminder,
+    Sent,
+    SessionSummary,
+    Verbs,
+)
+from troupe.v1 import promise_pb2
+from troupe.v1.promise_pb2 import PromiseState
 from troupe.v1.turn_pb2 import Fate
 
 STREAM, SENT = b"stream:", b"sent:"
 """What the fields of a session's hash begin with that are about a stream, or a target."""
 
 
-class _Waiting(msgspec.Struct):
-    """An Entry."""
-
+class _Entry(msgspec.Struct, omit_defaults=True):
     sequence: int
     stream: str
     message_id: str
     digest: str
     placed: float
-    skip: bool
-    attempts: int
-    failures: int
-    starts: int
-    not_before: float
-    first_failed: float
-    redriven: bool
+    skip: bool = False
+    attempts: int = 0
+    failures: int = 0
+    starts: int = 0
+    not_before: float = 0.0
+    first_failed: float = 0.0
+    redriven: bool = False
     place: int = 0
     epoch: int | None = None
     instance: str | None = None
+    due: float = 0.0
+    rejection: str = ""
+    awaits: tuple[str, ...] = ()
+    suspended: float = 0.0
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+class _Reminder(msgspec.Struct):
+    name: str
+    stream: str
+    due: float
+    every: float
+    digest: str
+
+
+class _Promise(msgspec.Struct, omit_defaults=True):
+    id: str
+    name: str
+    message_id: str
+    created: float
+    expires: float = 0.0
+    tokens: tuple[str, ...] = ()
+    approvers: tuple[str, ...] = ()
+    state: int = promise_pb2.PROMISE_STATE_OPEN
+    settlement_id: str = ""
+    settled_by: str = ""
+    settled: float = 0.0
 
 
 class _Stream(msgspec.Struct):
@@ -48,7 +88,8 @@ class _Sent(msgspec.Struct):
     at: float
 
 
-_entries = msgspec.msgpack.Decoder(_Waiting)
+_entries = msgspec.msgpack.Decoder(_Entry)
+_promises = msgspec.msgpack.Decoder(_Promise)
 _streams = msgspec.msgpack.Decoder(_Stream)
 _sents = msgspec.msgpack.Decoder(_Sent)
 
@@ -56,7 +97,7 @@ _sents = msgspec.msgpack.Decoder(_Sent)
 def packed(entry: Entry) -> bytes:
     """The entry as scripts take it."""
     return msgspec.msgpack.encode(
-        _Waiting(
+        _Entry(
             sequence=entry.number.sequence,
             stream=entry.number.stream,
             message_id=entry.message_id,
@@ -71,6 +112,11 @@ def packed(entry: Entry) -> bytes:
             redriven=entry.redriven,
             epoch=entry.running.epoch if entry.running else None,
             instance=entry.running.instance if entry.running else None,
+            due=entry.due,
+            rejection=entry.rejection.hex(),
+            awaits=entry.awaits,
+            suspended=entry.suspended,
+            attributes=entry.attributes,
         )
     )
 
@@ -79,7 +125,7 @@ def entry(kept: bytes) -> Entry:
     return _entry(_entries.decode(kept))
 
 
-def _entry(found: _Waiting) -> Entry:
+def _entry(found: _Entry) -> Entry:
     return Entry(
         Number(found.stream, found.sequence),
         found.message_id,
@@ -93,6 +139,50 @@ def _entry(found: _Waiting) -> Entry:
         found.first_failed,
         None if found.epoch is None or found.instance is None else Mark(found.epoch, found.instance),
         found.redriven,
+        found.due,
+        bytes.fromhex(found.rejection),
+        found.awaits,
+        found.suspended,
+        found.attributes,
+    )
+
+
+def packed_reminder(reminder: Reminder) -> tuple[bytes, bytes]:
+    """The reminder as scripts take it, and its envelope."""
+    kept = _Reminder(reminder.name, reminder.stream, reminder.due, reminder.every, reminder.digest.hex())
+    return msgspec.msgpack.encode(kept), reminder.envelope
+
+
+def packed_promise(promise: Promise) -> tuple[bytes, bytes]:
+    """The promise as scripts take it, open, and its schema."""
+    kept = _Promise(
+        id=promise.id,
+        name=promise.name,
+        message_id=promise.message_id,
+        created=promise.created,
+        expires=promise.expires,
+        tokens=tuple(token.hex() for token in promise.tokens),
+        approvers=promise.approvers,
+    )
+    return msgspec.msgpack.encode(kept), promise.json_schema
+
+
+def promise(kept: bytes, schema: bytes, value: bytes) -> Promise:
+    found = _promises.decode(kept)
+    return Promise(
+        found.id,
+        found.name,
+        found.message_id,
+        found.created,
+        found.expires,
+        tuple(map(bytes.fromhex, found.tokens)),
+        found.approvers,
+        schema,
+        PromiseState.ValueType(found.state),
+        value,
+        found.settlement_id,
+        found.settled_by,
+        found.settled,
     )
 
 
@@ -104,13 +194,14 @@ def record(kept: bytes, redriven: int) -> Record:
 
 def loaded(reply: Sequence[Any]) -> Loaded:
     """From the reply of the script `load`."""
-    fields, history, entries, recent, cancelled, journaled, outbox = reply
+    fields, history, entries, recent, recorded, journaled, outbox = reply
     talk = pairs(fields)
     waiting = sorted(map(_entries.decode, entries), key=lambda found: found.place)
     return Loaded(
         version=int(talk.get(b"version", 0)),
         state=talk.get(b"state", b""),
-        history=history,
+        snapshot=talk.get(b"snapshot", b""),
+        history=[content for _, content in map(delta, history)],
         positions={
             field.removeprefix(STREAM).decode(): _position(kept)
             for field, kept in talk.items()
@@ -118,14 +209,30 @@ def loaded(reply: Sequence[Any]) -> Loaded:
         },
         inbox=[_entry(found) for found in waiting],
         recent=[id_.decode() for id_ in recent],
-        cancelled=[id_.decode() for id_ in cancelled],
-        journaled=frozenset(id_.decode() for id_ in journaled),
+        verbs=verbs(recorded),
+        journaled=ids(journaled),
         outbox=[
             Outgoing(target.decode(), Number(stream.decode(), sequence), envelope)
             for target, sequence, stream, envelope in outbox
         ],
         sent={field.removeprefix(SENT).decode(): _sent(kept) for field, kept in talk.items() if field.startswith(SENT)},
     )
+
+
+def delta(kept: bytes) -> tuple[int, bytes]:
+    """From `VERSION DELTA`."""
+    version, _, content = kept.partition(b" ")
+    return int(version), content
+
+
+def verbs(reply: Sequence[Sequence[bytes]]) -> Verbs:
+    cancelled, killed, paused = map(ids, reply)
+    return Verbs(cancelled, killed, paused)
+
+
+def claimed(reply: Sequence[Sequence[bytes]]) -> Claimed:
+    due, verbs = ([session(path) for path in paths] for paths in reply)
+    return Claimed(due, verbs)
 
 
 def journal(fields: Sequence[bytes], digest: bytes) -> Mapping[str, bytes]:
@@ -135,9 +242,25 @@ def journal(fields: Sequence[bytes], digest: bytes) -> Mapping[str, bytes]:
 
 
 def summary(row: Sequence[Any]) -> SessionSummary:
-    path, version, turns, waiting, usage, created, updated = row
-    key = SessionKey.parse(path.decode())
-    return SessionSummary(key, int(version), int(turns), int(waiting), usage, float(created), float(updated))
+    path, version, turns, waiting, usage, created, updated, scheduled = row
+    return SessionSummary(
+        session(path),
+        int(version),
+        int(turns),
+        int(waiting),
+        usage,
+        float(created),
+        float(updated),
+        int(scheduled),
+    )
+
+
+def session(path: bytes) -> SessionKey:
+    return SessionKey.parse(path.decode())
+
+
+def ids(kept: Iterable[bytes]) -> frozenset[str]:
+    return frozenset(id_.decode() for id_ in kept)
 
 
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

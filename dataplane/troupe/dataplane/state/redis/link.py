@@ -39,7 +39,8 @@ USE = Use(
     store="state store",
     kept="sessions",
     confirmed="turns that were answered",
-    otherwise="or run with --allow-volatile-state if sessions may lose what they were told",
+    otherwise="or run with --allow-volatile-state (TROUPE_ALLOW_VOLATILE_STATE=1) if sessions may lose what they were "
+    "told",
 )
 PATIENCE = 5.0
 """Seconds that a call waits to be written, then for its answer, and that connecting may take."""
@@ -51,6 +52,9 @@ RECONNECT = RetryPolicy(initial_delay=0.05, max_delay=2.0)
 TRANSIENT = re.compile(r"\b(OOM|BUSY|MISCONF|READONLY|MASTERDOWN|NOREPLICAS)\b")
 """What replies say that another try may not get. Redis says each of them before a script's first write, or not."""
 CLOSED = "the store is closed"
+GONE = "; its log says why it stopped: its disk may be full"
+"""What is said of a server that answered, and no longer does. With `appendfsync always` Redis stops when it cannot
+write."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +97,8 @@ class Link:
         """The link, connected. Raises InvalidArgument for a URL that the client refuses, FailedPrecondition for a
         server that sessions cannot be entrusted to, Unavailable where none answers."""
         link = Link(pooled(address, USE), address, allow_volatile=allow_volatile)
+        if allow_volatile:
+            log.warning("redis.unchecked", redis=address.shown, hint="sessions may lose what they were told")
         first = await link._connected()
         try:
             async with background() as tasks:
@@ -138,7 +144,7 @@ class Link:
             try:
                 return await self._connected()
             except TroupeError as error:
-                self._trouble = str(error)
+                self._trouble = str(error) + (GONE if error.reason == "REDIS_UNREACHABLE" else "")
 
     async def _connected(self) -> tuple[Connection, Server]:
         bodies = (script.body for script in SCRIPTS)

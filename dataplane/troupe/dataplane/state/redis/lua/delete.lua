@@ -1,4 +1,4 @@
--- with: fence inbox record talk
+-- with: clock fence stream entry bound fate rest leave inbox found schedule verbs promise record talk
 -- ARGV: now, then message id, fate, digest and status of each message that is settled
 local refused = fenced()
 if refused then
@@ -6,15 +6,19 @@ if refused then
 end
 local found = {}
 for index = 5, #ARGV, 4 do
-  found[index] = {live = waiting(ARGV[index]), fate = fate_of(ARGV[index])}
+  found[index] = found_on(ARGV[index])
+  look_at_records(found[index])
 end
 look_at_talk()
 look_at_inbox()
-look_at_records()
 
+wake()
 drop_talk()
+for _, reminder in ipairs(reminders()) do
+  forget_reminder(reminder.name)
+end
 for index = 5, #ARGV, 4 do
   local record = {fate = tonumber(ARGV[index + 1]), digest = ARGV[index + 2], status = ARGV[index + 3]}
-  settle(ARGV[index], found[index].live, found[index].fate, record, ARGV[4])
+  settle(found[index], record, ARGV[4])
 end
 return accept()

@@ -1,4 +1,4 @@
--- with: inbox record
+-- with: clock entry bound fate rest leave inbox found schedule verbs promise record
 -- One step of `forget` on a shard: what is older than `old` goes from a few sessions. Returns how many it looked at.
 -- ARGV: old, sessions at most, records of one session at most
 local old, limit = tonumber(ARGV[2]), tonumber(ARGV[4])
@@ -10,12 +10,12 @@ local function sooner(due, time)
 end
 
 local function forget_records(due)
-  look_at_records()
   local outdated = redis.call('ZRANGEBYSCORE', SETTLED, '-inf', '(' .. ARGV[2], 'LIMIT', 0, limit)
   for _, id in ipairs(outdated) do
     redis.call('HDEL', RECORDS, id)
     redis.call('ZREM', SETTLED, id)
     drop_journal(id)
+    drop_promises(id)
   end
   if #outdated == limit then
     return '-inf'
@@ -28,16 +28,17 @@ local function forget_verbs(due)
   local kept = redis.call('HGETALL', VERBS)
   for index = 1, #kept, 2 do
     local id, verbs, younger = kept[index], cmsgpack.unpack(kept[index + 1]), {}
-    local live = #waiting(id) > 0
+    local live = #waiting(id) > 0 or #scheduled(id) > 0
     for _, verb in ipairs(verbs) do
       if live or verb.recorded >= old then
         younger[#younger + 1], due = verb, sooner(due, verb.recorded)
       end
     end
+    if #younger < #verbs then
+      keep_verbs(id, younger)
+    end
     if #younger == 0 then
       redis.call('HDEL', VERBS, id)
-    elseif #younger < #verbs then
-      redis.call('HSET', VERBS, id, cmsgpack.pack(younger))
     end
   end
   return due
@@ -56,12 +57,15 @@ local function streams_in(key)
 end
 
 local function forget_streams(due)
-  local coming, going = streams_in(INBOX), streams_in(OUTBOX)
+  local coming, later, going = streams_in(INBOX), streams_in(SCHEDULED), streams_in(OUTBOX)
+  for _, reminder in ipairs(reminders()) do
+    later[reminder.stream] = true
+  end
   for _, field in ipairs(redis.call('HKEYS', TALK)) do
     local kind, name = string.match(field, '^(%l+):(.*)$')
     if kind then
       local kept = cmsgpack.unpack(redis.call('HGET', TALK, field))
-      local touched, used = kept.touched, coming[name]
+      local touched, used = kept.touched, coming[name] or later[name]
       if kind == 'sent' then
         touched, used = kept.at, going[kept.stream]
       end
@@ -75,14 +79,18 @@ local function forget_streams(due)
   return due
 end
 
-local sessions = redis.call('ZRANGEBYSCORE', DUE, '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
+local sessions = redis.call('ZRANGEBYSCORE', OLD, '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
+for _, session in ipairs(sessions) do
+  open(session)
+  look_at_all()
+end
 for _, session in ipairs(sessions) do
   open(session)
   local due = forget_records(forget_streams(forget_verbs(nil)))
   if due then
-    redis.call('ZADD', DUE, type(due) == 'string' and due or string.format('%.17g', due), path)
+    redis.call('ZADD', OLD, type(due) == 'string' and due or exactly(due), path)
   else
-    redis.call('ZREM', DUE, path)
+    redis.call('ZREM', OLD, path)
   end
 end
 return #sessions

@@ -1,7 +1,7 @@
--- with: inbox record outbox
+-- with: bound recorded
 -- ARGV: how many ids of records at most
 local limit = tonumber(ARGV[2])
-local entries, recent, cancelled, sent = {}, {}, {}, {}
+local entries, recent, sent = {}, {}, {}
 
 local kept = redis.call('HGETALL', INBOX)
 for index = 1, #kept, 2 do
@@ -26,15 +26,17 @@ else
   until cursor == '0' or #recent == limit
 end
 
-for _, id in ipairs(redis.call('HKEYS', VERBS)) do
-  if tombstone_of(id) and not is_final(fate_of(id)) then
-    cancelled[#cancelled + 1] = id
+local outbox, messages = redis.call('HGETALL', OUTBOX), {}
+for index = 1, #outbox, 2 do
+  if outbox[index] ~= 'last' then
+    messages[#messages + 1] = cmsgpack.unpack(outbox[index + 1])
   end
 end
-
-for _, message in ipairs(outbox()) do
+table.sort(messages, function(a, b) return a.place < b.place end)
+for _, message in ipairs(messages) do
   sent[#sent + 1] = {message.target, message.sequence, message.stream, message.envelope}
 end
 
-local talk, history = redis.call('HGETALL', TALK), redis.call('LRANGE', HISTORY, 0, -1)
-return {talk, history, entries, recent, cancelled, redis.call('SMEMBERS', JOURNALED), sent}
+local talk = redis.call('HGETALL', TALK)
+local history = redis.call('LRANGE', HISTORY, redis.call('HGET', TALK, 'covers') or 0, -1)
+return {talk, history, entries, recent, recorded(), redis.call('SMEMBERS', JOURNALED), sent}

@@ -1,4 +1,4 @@
--- with: fence stream
+-- with: fence stream rest
 -- ARGV: sequence, stream, count, now
 local sequence, stream, count = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local refused = fenced()
@@ -15,11 +15,14 @@ for _, field in ipairs(redis.call('HKEYS', INBOX)) do
     return accept(0)
   end
 end
-redis.call('ZCARD', DUE)
+look_at_rest()
+redis.call('ZCARD', OLD)
 
 for given_up = sequence, sequence + count - 1 do
   position.gaps[#position.gaps + 1] = given_up
 end
 position.settled = sequence + count - 1
-keep_position(stream, position, ARGV[7])
+redis.call('HSET', TALK, 'stream:' .. stream, packed_position(position, ARGV[7]))
+ages(ARGV[7])
+wake()
 return accept(1)

@@ -1,41 +1,48 @@
--- with: fence stream inbox record rules
--- ARGV: the entry, the envelope, when it was placed
-local entry, envelope, now = cmsgpack.unpack(ARGV[4]), ARGV[5], ARGV[6]
+-- with: clock fence stream entry bound fate over rest leave inbox found place
+-- ARGV: the entry, the envelope, whether a turn runs
+local entry, envelope, busy = entry_of(ARGV[4]), ARGV[5], ARGV[6] == '1'
 local refused = fenced()
 if refused then
   return refused
 end
-local number, id = number_of(entry), entry.message_id
-local waits, live, fate = waits_under(number), waiting(id), fate_of(id)
-if place(position_of(entry.stream), entry.sequence) == 'SETTLED' then
-  return accept('SETTLED')
+local number = number_of(entry)
+local waits, found, now = waits_under(number), found_on(entry.message_id, number), clock()
+
+-- Whether it writes its mark to what waits under its number: it runs under it.
+local function marks()
+  return entry.instance and not waits.instance and not waits.skip and waits.message_id == entry.message_id
+    and not has_ended(waits, entry.attempts)
 end
-if waits then
-  if marks(entry, waits) then
+
+local outcome, fate, status = placed(entry, found, busy, now)
+if outcome == 'SETTLED' then
+  return accept(outcome)
+end
+look_at_leaving()
+redis.call('SCARD', BUSY)
+if entry.instance or entry.redriven then
+  look_at_inbox()
+  look_at_ages()
+end
+if waits or found.stands then
+  if waits and marks() then
     waits.epoch, waits.instance = entry.epoch, entry.instance
     keep_entry(waits)
   end
   return accept('PRESENT')
 end
-local tombstone
-if redis.call('SISMEMBER', JOURNALED, id) == 0 then
-  tombstone = tombstone_of(id)
+if outcome ~= 'SCHEDULED' and not fate then
+  take_place(entry, envelope, found, outcome)
+  return accept(outcome)
 end
+-- with: schedule verbs promise record
 look_at_inbox()
-look_at_records()
+look_at_records(found)
 
-local runs = entry.instance ~= nil
-if entry.skip or (not runs and (#live > 0 or is_copy(entry, fate))) then
-  entry.skip = true
-  insert(entry, envelope, runs)
-  return accept('SKIPPED')
+if fate then
+  take_place(entry, envelope, found, outcome)
+  settle(found, {fate = fate, digest = entry.digest, status = status}, exactly(now))
+else
+  schedule(entry, envelope)
 end
-if tombstone and not runs then
-  entry.skip = true
-  insert(entry, envelope, false)
-  settle(id, live, fate, {fate = FATE_CANCELLED, digest = entry.digest, status = tombstone.status}, now)
-  return accept('SKIPPED')
-end
-insert(entry, envelope, runs)
-comes_again(entry, fate)
-return accept('NEW')
+return accept(outcome)

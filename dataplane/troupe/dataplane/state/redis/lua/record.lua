@@ -1,84 +1,97 @@
--- How messages ended: `FATE SETTLED DIGEST STATUS`. SETTLED orders those that go with time: DEAD and EXPIRED ones are
--- not in it before they are purged. AWAITED holds, by message, the number `SEQUENCE STREAM` under which a redriven copy
--- of what ended so is on its way.
-local REDRIVABLE = {[FATE_DEAD] = true, [FATE_EXPIRED] = true}
+-- What a message comes to. SETTLED orders records that go with time: DEAD and EXPIRED ones are not in it before they are
+-- purged. AWAITED holds, by message, the number `SEQUENCE STREAM` under which a redriven copy of such is on its way.
 local REDRIVEN = {[FATE_DONE] = true, [FATE_CANCELLED] = true, [FATE_DEAD] = true, [FATE_EXPIRED] = true}
-
-local function fate_of(id)
-  local kept = redis.call('HGET', RECORDS, id)
-  return kept and tonumber(string.match(kept, '^%d+'))
-end
-
-local function is_final(fate)
-  return fate and not REDRIVABLE[fate]
-end
 
 local function replaces(old, new)
   return not old or (REDRIVABLE[old] and REDRIVEN[new])
 end
 
--- The first CANCEL of the message that is to be obeyed.
-local function tombstone_of(id)
-  local kept = redis.call('HGET', VERBS, id)
-  for _, verb in ipairs(kept and cmsgpack.unpack(kept) or {}) do
-    if verb.answer == VERB_ANSWER_APPLIED or verb.answer == VERB_ANSWER_PENDING then
-      return verb
+-- The same without what stands under a number.
+local function without(found, number)
+  local function others(entries)
+    local left = {}
+    for _, entry in ipairs(entries) do
+      if number_of(entry) ~= number then
+        left[#left + 1] = entry
+      end
     end
+    return left
+  end
+  if #found.live > 0 or #found.scheduled > 0 then
+    found.live, found.scheduled = others(found.live), others(found.scheduled)
+  end
+  return found
+end
+
+-- Before anything is written of what was `found_on` a message.
+local function look_at_records(found)
+  look_at_ages()
+  if binds(found.bound) then
+    look_at_verbs()
+  end
+  if #promises_of(found.id) > 0 then
+    look_at_promises()
+  end
+  if found.journaled then
+    redis.call('HLEN', journal_of(found.id))
   end
 end
 
-local function look_at_records()
+-- Before anything is written of a session of which it is not known yet what.
+local function look_at_all()
+  look_at_inbox()
+  look_at_verbs()
+  look_at_promises()
+  look_at_ages()
+  redis.call('HLEN', TALK)
   redis.call('HLEN', RECORDS)
-  redis.call('ZCARD', SETTLED)
-  redis.call('ZCARD', DUE)
-  redis.call('SCARD', JOURNALED)
   redis.call('HLEN', AWAITED)
-end
-
-local function await(id, number)
-  redis.call('HSET', AWAITED, id, number)
-  redis.call('ZREM', SETTLED, id)
-end
-
--- What was placed may be a redriven copy that nobody was told of.
-local function comes_again(entry, fate)
-  if entry.redriven and not entry.skip and REDRIVABLE[fate or 0]
-    and redis.call('HEXISTS', AWAITED, entry.message_id) == 0 then
-    await(entry.message_id, number_of(entry))
-  end
+  redis.call('SCARD', JOURNALED)
 end
 
 -- A copy that is settled is awaited no more.
-local function came(id, number)
-  if redis.call('HGET', AWAITED, id) == number then
-    redis.call('HDEL', AWAITED, id)
+local function came(found, number)
+  if found.awaited == number then
+    redis.call('HDEL', AWAITED, found.id)
   end
 end
 
 local function drop_journal(id)
-  if redis.call('SREM', JOURNALED, id) == 1 then
-    redis.call('DEL', journal_of(id))
-  end
+  redis.call('SREM', JOURNALED, id)
+  redis.call('DEL', journal_of(id))
 end
 
 local function goes_with_time(id, settled)
   redis.call('ZADD', SETTLED, settled, id)
-  redis.call('ZADD', DUE, 'LT', settled, path)
+  ages(settled)
 end
 
--- Writes the record, where it may be; `live`, what waits under this id, keeps its place as SKIPs.
-local function settle(id, live, old, new, now)
-  for _, entry in ipairs(live) do
+-- Writes the record, where it may be; where the message waits or is scheduled it keeps its place as a SKIP.
+local function settle(found, new, now)
+  local id = found.id
+  for _, entry in ipairs(found.live) do
     skip(entry)
   end
-  if replaces(old, new.fate) then
-    redis.call('HSET', RECORDS, id, string.format('%d ', new.fate) .. now .. ' ' .. new.digest .. ' ' .. new.status)
-    if REDRIVABLE[new.fate] then
-      redis.call('ZREM', SETTLED, id)
-    else
-      redis.call('HDEL', AWAITED, id)
-      goes_with_time(id, now)
-      drop_journal(id)
-    end
+  for _, entry in ipairs(found.scheduled) do
+    call_off(entry)
   end
+  if not replaces(found.fate, new.fate) then
+    return
+  end
+  redis.call('HSET', RECORDS, id, string.format('%d ', new.fate) .. now .. ' ' .. new.digest .. ' ' .. new.status)
+  if binds(found.bound) then
+    unbind(id)
+  end
+  if REDRIVABLE[new.fate] then
+    redis.call('ZREM', SETTLED, id)
+    return
+  end
+  goes_with_time(id, now)
+  if found.awaited then
+    redis.call('HDEL', AWAITED, id)
+  end
+  if found.journaled then
+    drop_journal(id)
+  end
+  withdraw_promises(promises_of(id), now)
 end

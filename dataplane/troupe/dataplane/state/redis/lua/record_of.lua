@@ -1,4 +1,4 @@
--- with: inbox record
+-- with: entry fate inbox
 -- ARGV: message id
 local id = ARGV[2]
 local kept = redis.call('HGET', RECORDS, id)

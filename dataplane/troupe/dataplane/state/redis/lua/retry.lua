@@ -1,7 +1,8 @@
--- with: fence stream inbox record rules
+-- with: clock fence stream entry bound fate over rest leave inbox found schedule verbs shown promise record first
 -- ARGV: the entry, the envelope
-local entry, envelope = cmsgpack.unpack(ARGV[4]), ARGV[5]
-local waits = waits_under(number_of(entry))
+local entry = entry_of(ARGV[4])
+local number, id = number_of(entry), entry.message_id
+local waits = waits_under(number)
 local refused = fenced(waits)
 if refused then
   return refused
@@ -9,20 +10,16 @@ end
 if is_over(position_of(entry.stream), entry.sequence, waits, entry.attempts) then
   return accept()
 end
-local fate = fate_of(entry.message_id)
-if is_cancelled(entry.message_id, fate) then
-  return {'CANCELLED'}
+local found = found_on(id, number)
+refused = refused_cancelled(id, found.bound, found.fate)
+if refused then
+  return refused
 end
 if waits and waits.skip then
   return accept()
 end
 look_at_inbox()
-look_at_records()
+look_at_records(found)
 
-if waits then
-  envelope = redis.call('HGET', ENVELOPES, number_of(waits))
-  remove(waits)
-end
-insert(entry, envelope, true)
-comes_again(entry, fate)
+put_first(entry, ARGV[5], waits, found)
 return accept()

@@ -1,7 +1,10 @@
 -- Where streams stand: `troupe.broker.order.Position`, with the time of the last change.
-local function position_of(stream)
-  local kept = redis.call('HGET', TALK, 'stream:' .. stream)
+local function position_in(kept)
   return kept and cmsgpack.unpack(kept) or {settled = 0, gaps = {}}
+end
+
+local function position_of(stream)
+  return position_in(redis.call('HGET', TALK, 'stream:' .. stream))
 end
 
 -- SETTLED, NEXT or BEYOND; for a gap, its index too.
@@ -17,8 +20,21 @@ local function place(position, sequence)
   return 'SETTLED'
 end
 
-local function keep_position(stream, position, now)
+-- False, and nothing changed, where the number does not come next.
+local function come_to(position, sequence)
+  local found, gap = place(position, sequence)
+  if found ~= 'NEXT' then
+    return false
+  end
+  if gap then
+    table.remove(position.gaps, gap)
+  else
+    position.settled = sequence
+  end
+  return true
+end
+
+local function packed_position(position, now)
   position.touched = tonumber(now)
-  redis.call('HSET', TALK, 'stream:' .. stream, cmsgpack.pack(position))
-  redis.call('ZADD', DUE, 'LT', now, path)
+  return cmsgpack.pack(position)
 end

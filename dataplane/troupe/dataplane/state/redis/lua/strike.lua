@@ -1,11 +1,12 @@
--- with: fence inbox
+-- with: fence rest
 -- ARGV: sequence and stream of each number
 local refused = fenced()
 if refused then
   return refused
 end
-redis.call('SCARD', BUSY)
+look_at_rest()
 redis.call('HLEN', OUTBOX)
+redis.call('HLEN', INBOX)
 
 for index = 4, #ARGV, 2 do
   redis.call('HDEL', OUTBOX, 'number:' .. ARGV[index] .. ' ' .. ARGV[index + 1])

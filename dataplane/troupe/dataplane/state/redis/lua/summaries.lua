@@ -10,7 +10,11 @@ for index, session in ipairs(found) do
   open(session)
   local talk = redis.call('HMGET', TALK, 'version', 'turns', 'usage', 'created', 'updated')
   if talk[1] then
-    page[#page + 1] = {session, talk[1], talk[2], redis.call('HGET', INBOX, 'live') or 0, talk[3] or '', talk[4], talk[5]}
+    local later = redis.call('HMGET', SCHEDULED, 'live', 'reminders')
+    page[#page + 1] = {
+      session, talk[1], talk[2], redis.call('HGET', INBOX, 'live') or 0, talk[3] or '', talk[4], talk[5],
+      (tonumber(later[1]) or 0) + (tonumber(later[2]) or 0),
+    }
   end
 end
 return page

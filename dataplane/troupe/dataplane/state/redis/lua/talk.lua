@@ -7,7 +7,7 @@ local function look_at_talk()
 end
 
 local function drop_talk()
-  redis.call('HDEL', TALK, 'version', 'turns', 'created', 'updated', 'usage', 'state')
+  redis.call('HDEL', TALK, 'version', 'turns', 'created', 'updated', 'usage', 'state', 'snapshot', 'covers')
   redis.call('DEL', HISTORY)
   redis.call('ZREM', SESSIONS, path)
   redis.call('ZREM', IDLE, path)

@@ -1,0 +1,33 @@
+-- with: clock fence stream entry bound fate over rest leave inbox found schedule verbs shown promise record first
+-- ARGV: the entry, the envelope
+local entry = entry_of(ARGV[4])
+local number, id = number_of(entry), entry.message_id
+local waits = waits_under(number)
+local refused = fenced(waits)
+if refused then
+  return refused
+end
+if place(position_of(entry.stream), entry.sequence) == 'SETTLED'
+  or (waits and (waits.skip or waits.attempts > entry.attempts)) then
+  return accept(1)
+end
+local found = found_on(id, number)
+refused = refused_cancelled(id, found.bound, found.fate)
+if refused then
+  return refused
+end
+local must_wait = #entry.awaits > 0 or is_paused(found.bound)
+for _, promise in ipairs(entry.awaits) do
+  must_wait = must_wait and is_open(promise_of(promise))
+end
+if not must_wait then
+  return accept(0)
+end
+look_at_inbox()
+look_at_records(found)
+
+if not has_ended(waits, entry.attempts) then
+  put_first(entry, ARGV[5], waits, found)
+end
+rest()
+return accept(1)

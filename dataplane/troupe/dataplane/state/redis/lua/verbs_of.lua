@@ -1,0 +1,2 @@
+-- with: bound recorded
+return recorded()
