@@ -9,9 +9,8 @@ from support.hosting import Backends, Scripted, key, until
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import NotFound, Unavailable
-from troupe.dataplane.actors.settle import cancelled_record
-from troupe.dataplane.state.port import Record
-from troupe.v1 import agent_pb2, turn_pb2
+from troupe.dataplane.actors import host
+from troupe.v1 import turn_pb2
 
 
 async def test_a_running_turn_is_stopped_at_once(backends: Backends) -> None:
@@ -31,6 +30,19 @@ async def test_a_running_turn_is_stopped_at_once(backends: Backends) -> None:
         assert await letters(worker.real_broker) == []
 
 
+async def test_a_running_turn_that_nobody_told_is_stopped_by_the_sweep(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "SWEEP", 0.05)
+    script = Scripted()
+    slow = script.gate("slow")
+    async with backends.worker(script) as worker:
+        await worker.send("slow", message_id="m")
+        await slow.entered.wait()
+        await worker.control("CANCEL", "m", tell=False)
+        assert (await worker.end_of("m", wait=3)).fate == turn_pb2.FATE_CANCELLED
+
+
 async def test_no_further_step_starts_after_it(backends: Backends) -> None:
     script = Scripted()
     script.does["steps"] = script.steps
@@ -38,7 +50,7 @@ async def test_no_further_step_starts_after_it(backends: Backends) -> None:
 
         async def cancel_first(*_: object) -> None:
             if worker.store_line.calls["journal"] == 3:
-                await worker.real_store.cancel(key(), "m", "verb", _record(), 0.0)
+                await worker.control("CANCEL", "m", tell=False)
 
         worker.store_line.before["journal"] = cancel_first
         assert (await worker.ask("steps", message_id="m")).fate == turn_pb2.FATE_CANCELLED
@@ -106,10 +118,10 @@ async def test_a_dry_run_changes_nothing(backends: Backends) -> None:
     async with backends.worker(script) as worker:
         await worker.send("slow", message_id="m")
         await slow.entered.wait()
-        assert await worker.gateway.would_cancel(key(), "m") != agent_pb2.VERB_ANSWER_TOO_LATE
+        assert await worker.control("CANCEL", "m", dry_run=True) != "TOO_LATE"
         slow.open.set()
         assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
-        assert await worker.gateway.would_cancel(key(), "m") == agent_pb2.VERB_ANSWER_TOO_LATE
+        assert await worker.control("CANCEL", "m", dry_run=True) == "TOO_LATE"
 
 
 async def test_a_cancel_between_the_reply_and_the_commit_wins(backends: Backends) -> None:
@@ -185,7 +197,3 @@ async def test_detaching_from_a_conversation_leaves_the_turn_alone(backends: Bac
             async for event in events:
                 last = event
         assert last.HasField("completed")
-
-
-def _record() -> Record:
-    return cancelled_record(key(), "m", b"", 0, 0.0)

@@ -104,7 +104,7 @@ class TestMemory:
         async with backends.worker(script, idle_after=0.0) as worker:
             first = await worker.ask("one", message_id="m")
             await until(lambda: worker.actor().idle)
-            worker.host._passivate(10, 0.0)
+            worker.host._hot.passivate(10)
             assert worker.host.hot == 0
             assert (await worker.ask("two")).fate == turn_pb2.FATE_DONE
             assert (await worker.ask("one", message_id="m")).result == first.result

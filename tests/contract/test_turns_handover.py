@@ -164,7 +164,7 @@ async def test_after_the_timeout_a_message_is_taken_over(backends: Backends) -> 
     async with backends.several(script, 2, handover_timeout=0.6) as (first, second):
         await first.send("slow", "a", "m")
         await slow.entered.wait()
-        first.host.world = replace(first.host.world, handover_timeout=None)
+        first.host._leaving.timeout = None
         await first.release(second.owner.instance)
         script.does.clear()
         _next_epoch(second, first)
@@ -188,6 +188,30 @@ async def test_a_shard_that_comes_back_waits_for_the_turn_that_still_runs_here(b
         assert (await worker.end_of("behind", "a")).fate == turn_pb2.FATE_DONE
         assert await worker.state("a") == "slow;behind;"
     assert script.started.count("a: slow") == 1
+
+
+async def test_what_another_has_by_now_is_closed_though_it_is_still_being_handed_over(backends: Backends) -> None:
+    script = Scripted()
+    slow = script.gate("slow")
+    async with backends.several(script, 2) as (first, second):
+        await first.send("slow", "a", "m")
+        await slow.entered.wait()
+        # Given an owner whose store does not answer in the middle of a handover
+
+        async def hang(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        first.store_line.before["put"] = hang
+        await first.host.hold([first.owner], revoked={0}, live={first.owner.instance})
+        script.does.clear()
+        # When it hears that another has the shard
+        _next_epoch(second, first)
+        async with asyncio.timeout(5):
+            await first.host.hold([])
+            await second.hold()
+            # Then what it held unacked is the other's at once
+            assert (await second.end_of("m", "a")).fate == turn_pb2.FATE_DONE
+        assert await second.state("a") == "slow;"
 
 
 async def test_a_release_that_cannot_be_written_gives_the_messages_back(

@@ -8,6 +8,7 @@ from support.hosting import Backends, Scripted, key, until
 
 from troupe.broker.port import NotSent
 from troupe.chassis.errors import DeadlineExceeded, NotFound, ResourceExhausted, TroupeError, Unavailable
+from troupe.chassis.wire import duration
 from troupe.dataplane import sending
 from troupe.dataplane.admission import Admission, Limits
 from troupe.dataplane.sampling import Sampler
@@ -91,6 +92,26 @@ async def test_a_number_that_was_not_sent_is_given_out_again(
         (position,) = (await worker.load()).positions.values()
         assert position.settled == 1
         assert worker.broker_line.calls["publish_many"] == 0
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_scheduled_message_without_a_confirm_may_be_sent_again_and_holds_up_nobody(
+    backends: Backends, arrives: bool
+) -> None:
+    """Its stream is its own: there is nothing to fill, and nothing waits for it."""
+    async with backends.worker(Scripted()) as worker:
+        await worker.ask("before")
+        hooks = worker.broker_line.after if arrives else worker.broker_line.before
+        hooks["publish"] = failing(*[AWAY] * 1000)
+        with pytest.raises(DeadlineExceeded):
+            await worker.send("later", message_id="m", within=0.2, deliver_after=duration(1.5))
+        hooks["publish"] = failing()
+        await worker.send("later", message_id="m", deliver_after=duration(1.5))
+        assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+        assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
+        assert await worker.state() == "before;next;later;"
+        assert worker.broker_line.calls["publish_many"] == 0
+        assert {position.settled for position in (await worker.load()).positions.values()} == {1, 2}
 
 
 async def test_a_number_that_may_have_been_sent_is_not_free_when_the_broker_fills_up(backends: Backends) -> None:

@@ -1,5 +1,6 @@
 """Who a message is for, and which mailbox that is. Pure."""
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -20,10 +21,13 @@ MAX_SESSION = 128
 DEFAULT = "default"
 """The namespace, and the tenant, of those that name none."""
 
+REMEMBERED = 65_536
+"""Keys that are kept ready: a message's way asks for its key several times."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """One session, whole: what is hashed and stored. Compares and hashes by all four parts."""
+    """One session, whole: what is hashed and stored. Compares by all four parts."""
 
     tenant: str
     namespace: str
@@ -31,9 +35,16 @@ class SessionKey:
     session: str
     path: str = field(init=False, repr=False, compare=False)
     """The parts joined by `/`: no part but the last may hold what a name may not, so no two keys share a path."""
+    point: int = field(init=False, repr=False, compare=False)
+    """Where it lies among all sessions: the first four bytes of SHA-256 of the path."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", f"{self.tenant}/{self.namespace}/{self.agent}/{self.session}")
+        path = f"{self.tenant}/{self.namespace}/{self.agent}/{self.session}"
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "point", int.from_bytes(hashlib.sha256(path.encode()).digest()[:4]))
+
+    def __hash__(self) -> int:
+        return hash(self.path)
 
     def __str__(self) -> str:
         """For people: tenant left out, namespace too where it is the default."""
@@ -41,8 +52,8 @@ class SessionKey:
         return name if self.namespace == DEFAULT else f"{self.namespace}/{name}"
 
     def shard(self, count: int) -> int:
-        """The shard, from 0 to `count` - 1: the first four bytes of SHA-256 of the path, scaled."""
-        return int.from_bytes(hashlib.sha256(self.path.encode()).digest()[:4]) * count >> 32
+        """The shard, from 0 to `count` - 1: the point, scaled."""
+        return self.point * count >> 32
 
     def ref(self) -> SessionRef:
         return SessionRef(tenant=self.tenant, namespace=self.namespace, agent=self.agent, session=self.session)
@@ -58,21 +69,27 @@ class SessionKey:
     @classmethod
     def of(cls, ref: SessionRef, tenant: str = "") -> "SessionKey":
         """The key that a reference names, for `tenant` where given. Raises InvalidArgument naming the bad part."""
-        key = cls(tenant or ref.tenant or DEFAULT, ref.namespace or DEFAULT, ref.agent, ref.session)
-        wrong = [
-            Violation(f"session.{part}", f"must match {NAME.pattern}")
-            for part, value in (("tenant", key.tenant), ("namespace", key.namespace), ("agent", key.agent))
-            if not NAME.fullmatch(value)
-        ]
-        if not is_session(key.session):
-            wrong.append(
-                Violation("session.session", f"must be 1 to {MAX_SESSION} bytes without `/` and control characters")
-            )
-        if wrong:
-            raise InvalidArgument(
-                "BAD_SESSION", f"{wrong[0].field} {wrong[0].description}, got {str(key)!r}", violations=wrong
-            )
-        return key
+        return _checked(tenant or ref.tenant or DEFAULT, ref.namespace or DEFAULT, ref.agent, ref.session)
+
+
+@functools.lru_cache(REMEMBERED)
+def _checked(tenant: str, namespace: str, agent: str, session: str) -> SessionKey:
+    """Raises InvalidArgument naming the bad part."""
+    wrong = [
+        Violation(f"session.{part}", f"must match {NAME.pattern}")
+        for part, value in (("tenant", tenant), ("namespace", namespace), ("agent", agent))
+        if not NAME.fullmatch(value)
+    ]
+    if not is_session(session):
+        wrong.append(
+            Violation("session.session", f"must be 1 to {MAX_SESSION} bytes without `/` and control characters")
+        )
+    if wrong:
+        key = SessionKey(tenant, namespace, agent, session)
+        raise InvalidArgument(
+            "BAD_SESSION", f"{wrong[0].field} {wrong[0].description}, got {str(key)!r}", violations=wrong
+        )
+    return SessionKey(tenant, namespace, agent, session)
 
 
 def is_session(name: str) -> bool:

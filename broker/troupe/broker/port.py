@@ -96,6 +96,12 @@ class Subscription(Protocol):
     the backend subscribes again by itself, and what was unacked comes again; the deliveries of before are then void,
     and acking them does nothing."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether messages can come now, as far as the backend knows: False from when a connection is lost until the
+        backend has subscribed again."""
+        ...
+
     async def limit(self, prefetch: int) -> None:
         """At most so many unacked at once from now on; returns when that holds for what comes. What is unacked already
         may stay beside it until it is acked: never more than the old number in all where that was the larger one, and

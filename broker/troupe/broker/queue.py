@@ -137,6 +137,10 @@ class Consumer:
         self.unacked: dict[int, Stored] = {}
 
     @property
+    def connected(self) -> bool:
+        return self._active
+
+    @property
     def room(self) -> bool:
         return self._active and len(self.unacked) < self._prefetch
 

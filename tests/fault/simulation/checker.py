@@ -24,10 +24,26 @@ def check(world: "World") -> None:
     _all_settled(world)
     _states(world)
     _answers(world)
+    _reminders(world)
+    _innocent(world)
     for (key, message_id), kills in world.history.kills.items():
         lives = 1 + world.history.redriven[key, message_id]
         if kills > lives * MAX_STARTS + len(world.history.numbers[key, message_id]):
             world.history.violation("killed too many", f"{message_id} in {key} killed {kills} workers")
+
+
+def _innocent(world: "World") -> None:
+    """Nothing is taken for a killer that killed nobody, where nothing else goes wrong."""
+    for (key, message_id), ends in world.history.ends.items():
+        if "FATE_DEAD WORKER_KILLED" in ends and not (world.faults or any(world.history.kills.values())):
+            world.history.violation("taken for a killer", f"{message_id} in {key}")
+
+
+def _reminders(world: "World") -> None:
+    """Each that was set, and neither replaced nor forgotten, came at least once."""
+    for (key, name_), stream in world.history.reminders.items():
+        if stream not in world.history.reminded:
+            world.history.violation("not reminded", f"{name_} of {key}, {stream}")
 
 
 def _nothing_left(world: "World") -> None:
@@ -40,7 +56,7 @@ def _nothing_left(world: "World") -> None:
 def _all_settled(world: "World") -> None:
     letters = {(letter.session, letter.message_id) for letter in world.server.broker.kept()}
     for key, message_id in sorted({*world.sent, *world.history.posted.values()}, key=str):
-        record = world.store.fates(key).get(message_id)
+        record = world.history.records.get((key, message_id))
         if record is None:
             if (key, message_id) in world.history.confirmed:
                 world.history.violation("lost", f"{message_id} in {key}")
@@ -51,6 +67,7 @@ def _all_settled(world: "World") -> None:
         if (key, message_id) in world.history.cancelled and record.fate != turn_pb2.FATE_CANCELLED:
             world.history.violation("not cancelled", f"{message_id} in {key} is {name(record)}")
         if record.fate not in (
+            turn_pb2.FATE_REJECTED if (key, message_id) in world.refusing else turn_pb2.FATE_DONE,
             turn_pb2.FATE_DONE,
             turn_pb2.FATE_DEAD,
             turn_pb2.FATE_EXPIRED,
@@ -66,7 +83,7 @@ def _states(world: "World") -> None:
         expected = world.history.effects[key]
         if state != expected:
             world.history.violation("state", f"{key} is {state}, not {expected}")
-        done = {message_id for message_id, record in world.store.fates(key).items() if is_done(record)}
+        done = {id_ for (session, id_), record in world.history.records.items() if session == key and is_done(record)}
         if done != {message_id for session, message_id in world.history.done if session == key}:
             world.history.violation("records", f"{key}: {sorted(done)} are recorded as done")
 
@@ -74,7 +91,7 @@ def _states(world: "World") -> None:
 def _answers(world: "World") -> None:
     """What a client was told is the message's end, if it is the client's message."""
     for (key, message_id), payload, answer in world.history.answers:
-        record = world.store.fates(key).get(message_id)
+        record = world.history.records.get((key, message_id))
         if record is None:
             world.history.violation("answer without a record", f"{message_id} in {key}: {answer}")
             continue

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from fault.simulation.history import History
@@ -12,12 +13,16 @@ from fault.simulation.worker import Worker
 
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import AlreadyExists, NotFound, TroupeError
-from troupe.chassis.wire import duration
-from troupe.dataplane.gateway import FINAL
-from troupe.v1.agent_pb2 import SendRequest
+from troupe.chassis.wire import duration, timestamp
+from troupe.dataplane.standing import FINAL
+from troupe.dataplane.state.port import Control, Settlement
+from troupe.v1 import agent_pb2
+from troupe.v1.agent_pb2 import VERB_CANCEL, VERB_KILL, VERB_PAUSE, VERB_RESUME, SendRequest
 from troupe.v1.envelope_pb2 import Content
+from troupe.v1.promise_pb2 import PROMISE_STATE_REJECTED, PROMISE_STATE_RESOLVED
 from troupe.v1.turn_pb2 import Completed, Event, Failed, Fate
 
+STOPS = ((VERB_CANCEL,), (VERB_CANCEL,), (VERB_KILL,), (VERB_CANCEL, VERB_KILL), (VERB_KILL, VERB_CANCEL))
 REFUSED = "refused: other payload"
 
 
@@ -28,14 +33,19 @@ class Clients:
         self, workers: Callable[[], Sequence[Worker]], history: History, dice: random.Random, faulty: Callable[[], bool]
     ) -> None:
         self._workers, self._history, self._dice, self._faulty = workers, history, dice, faulty
-        self._verbs = 0
+        self._names = 0
 
-    async def send(self, key: SessionKey, message_id: str, payload: str, expires: float | None) -> None:
-        """Send until it is confirmed, or given up."""
+    async def send(self, key: SessionKey, message_id: str, payload: str, **options: float | bool) -> None:
+        """Send until it is confirmed, or given up. `options`: seconds until it `expires`, or after which it is `due`,
+        and whether it is `rejected` where its session is busy."""
         while True:
             request = SendRequest(session=key.ref(), message_id=message_id, content=Content(text=payload))
-            if expires is not None:
-                request.expires.CopyFrom(duration(expires))
+            if "expires" in options:
+                request.expires.CopyFrom(duration(options["expires"]))
+            if "due" in options:
+                request.deliver_at.CopyFrom(timestamp(options["due"]))
+            if options.get("rejected"):
+                request.on_busy = agent_pb2.ON_BUSY_REJECT
             try:
                 await self._attempt(key, request, payload)
             except (TroupeError, TimeoutError) as error:
@@ -54,17 +64,58 @@ class Clients:
             self._confirmed((key, message_id))
 
     async def cancel(self, key: SessionKey, message_id: str) -> None:
-        """Until it is answered."""
-        self._verbs += 1
-        verb = f"verb-{self._verbs}"
+        """Stop it, by one verb or by two."""
+        for verb in self._dice.choice(STOPS):
+            attempt = self._dice.choice((None, None, None, 0, 1))
+            await self._control(key, Control(verb, self._name("verb"), message_id, attempt))
+
+    async def pause(self, key: SessionKey, message_id: str) -> None:
+        """Pause it and let it go on, now and again: the RESUME may come before the PAUSE has."""
+        for _ in range(self._dice.choice((1, 1, 3))):
+            pause = Control(VERB_PAUSE, self._name("verb"), message_id)
+            resume = Control(VERB_RESUME, self._name("verb"), message_id, lifts=self._dice.choice((pause.verb_id, "")))
+            async with asyncio.TaskGroup() as tasks:
+                pausing = tasks.create_task(self._control(key, pause))
+                await asyncio.sleep(self._dice.choice((0.0, 0.01, 1.0, 20.0)))
+                if resume.lifts == "":
+                    # It lifts what is there: what comes later would hold the message for ever.
+                    await asyncio.wait([pausing])
+                tasks.create_task(self._control(key, resume))
+
+    async def resume(self, key: SessionKey, message_id: str) -> None:
+        """Whatever holds it."""
+        await self._control(key, Control(VERB_RESUME, self._name("verb"), message_id))
+
+    async def settle(self, key: SessionKey, promise_id: str) -> None:
+        """Settle a promise, as several that do not know of each other."""
+        for _ in range(self._dice.choice((1, 1, 2))):
+            state = self._dice.choice((PROMISE_STATE_RESOLVED, PROMISE_STATE_RESOLVED, PROMISE_STATE_REJECTED))
+            name = self._name("settlement")
+            settlement = Settlement(promise_id, name, state, name.encode(), "")
+            await self._until_answered(functools.partial(Worker.settle, key=key, settlement=settlement))
+
+    async def _control(self, key: SessionKey, control: Control) -> None:
+        await self._until_answered(functools.partial(Worker.control, key=key, control=control))
+
+    async def _until_answered(self, ask: Callable[[Worker], Awaitable[object]]) -> None:
+        """By any worker, the same again and again."""
         while True:
             worker = self._worker()
             try:
-                await worker.call(lambda worker=worker: worker.gateway.cancel(key, message_id, verb), 10.0)  # type: ignore[misc]
+                await worker.call(lambda worker=worker: ask(worker), 10.0)  # type: ignore[misc]
             except (TroupeError, TimeoutError):
                 await asyncio.sleep(0.5)
+            except KeyError:
+                if not self._history.counts["restored"]:
+                    raise
+                return  # a promise that the backup does not know
             else:
-                return
+                if self._dice.random() < 0.9:
+                    return
+
+    def _name(self, kind: str) -> str:
+        self._names += 1
+        return f"{kind}-{self._names}"
 
     async def delete(self, key: SessionKey) -> None:
         """A few tries, each at a worker that may be the owner."""
@@ -91,7 +142,8 @@ class Clients:
     async def _attempt(self, key: SessionKey, request: SendRequest, payload: str) -> None:
         worker, name = self._worker(), (key, request.message_id)
         timeout = self._dice.choice((0.3, 5.0, 60.0))
-        match self._dice.randrange(3):
+        # What is not to wait needs somebody who is told so.
+        match 1 + self._dice.randrange(2) if request.on_busy == agent_pb2.ON_BUSY_REJECT else self._dice.randrange(3):
             case 0:
                 await worker.call(lambda: worker.gateway.send(key, request), timeout)
                 self._confirmed(name)

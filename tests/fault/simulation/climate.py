@@ -19,6 +19,9 @@ KINDS = (
     "reconnect",
     "hand over",
     "redrive",
+    "broker restart",
+    "two leaders",
+    "clock jumps",
 )
 
 
@@ -34,6 +37,14 @@ class Climate:
     prefetch: int
     long: float
     """Share of messages that take about a minute."""
+    waits: float = 0.1
+    """Share of messages that wait for promises."""
+    verbs: float = 0.15
+    """Share of messages that somebody cancels, and of those that somebody pauses."""
+    later: float = 0.1
+    """Share of messages that are scheduled."""
+    day: float = 24 * 3600.0
+    """Seconds for which records, verbs and silent streams are kept."""
 
 
 def anything(dice: random.Random) -> Climate:
@@ -87,4 +98,46 @@ def handovers(dice: random.Random) -> Climate:
     )
 
 
-CLIMATES = (anything, anything, anything, gaps, zombies, handovers)
+def control(dice: random.Random) -> Climate:
+    """Verbs, promises and schedules beside each other, with a few faults."""
+    return Climate(
+        Weather(late=dice.choice((0.0, 0.05)), reply_lost=dice.choice((0.0, 0.05)), slow=0.1, slowest=0.5),
+        kinds := dice.sample(KINDS, dice.randint(0, 2)),
+        faults=dice.choice((2, 6)) if kinds else 0,
+        prefetch=dice.choice((2, PREFETCH)),
+        long=0.0,
+        waits=0.5,
+        verbs=0.5,
+        later=0.3,
+    )
+
+
+def short_days(dice: random.Random) -> Climate:
+    """What is kept for a day is soon forgotten, while messages wait and are scheduled for longer."""
+    return Climate(
+        Weather(),
+        kinds=dice.sample(("kill", "restart", "hand over", "clock jumps"), 2),
+        faults=dice.choice((1, 4)),
+        prefetch=PREFETCH,
+        long=0.0,
+        waits=0.3,
+        verbs=0.2,
+        later=0.4,
+        day=200.0,
+    )
+
+
+CLIMATES = (anything, anything, anything, gaps, zombies, handovers, control, control, short_days)
+
+
+def restores(dice: random.Random) -> Climate:
+    """The store is restored from a backup: what it promised since is lost, but everything goes on."""
+    return Climate(
+        Weather(late=dice.choice((0.0, 0.02))),
+        kinds=("restore", "restore", dice.choice(("kill", "move silently", "hand over", "broker restart"))),
+        faults=dice.choice((2, 5)),
+        prefetch=PREFETCH,
+        long=0.0,
+        waits=0.2,
+        later=0.2,
+    )

@@ -38,10 +38,13 @@ class ControlPlane:
 
     def tell(self, *told: Worker) -> None:
         for worker in told or self._workers():
-            mine = [
-                Owner(shard, epoch, owner.instance) for shard, (owner, epoch) in self.owners.items() if owner is worker
-            ]
-            worker.place(mine, frozenset(self.revoked), self._live())
+            worker.place(self._mine(worker), frozenset(self.revoked), self._live())
+
+    def contradict(self, worker: Worker, shard: int, epoch: int) -> None:
+        """Tell a worker that it is the owner under an epoch that is another's."""
+        self._history.log(f"shard {shard} is said to be {worker.instance}'s under epoch {epoch} too")
+        self._history.counts["contradicted"] += 1
+        worker.place([*self._mine(worker), Owner(shard, epoch, worker.instance)], frozenset(self.revoked), self._live())
 
     def reown(self) -> None:
         """Shards of those that are gone go to others."""
@@ -79,6 +82,9 @@ class ControlPlane:
                 shard, self._dice.choice([worker for worker in self._workers() if worker is not owner] or [owner])
             )
         self.tell()
+
+    def _mine(self, worker: Worker) -> list[Owner]:
+        return [Owner(shard, epoch, owner.instance) for shard, (owner, epoch) in self.owners.items() if owner is worker]
 
     def _live(self) -> frozenset[str] | None:
         now = asyncio.get_running_loop().time()

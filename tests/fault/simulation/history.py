@@ -1,12 +1,12 @@
 """What happened in one run, and what must not have happened."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.port import Owner, Promise, Record
 
 MessageKey = tuple[SessionKey, str]
 
@@ -28,6 +28,8 @@ class History:
     """Told by behaviours, clients and the store's scripts as it happens."""
 
     now: Callable[[], float]
+    store_now: Callable[[], float] = lambda: 0.0
+    """The store's clock, seconds since the epoch."""
     traced: bool = False
     lines: list[str] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
@@ -38,11 +40,31 @@ class History:
     """Ids of messages settled DONE since the session was deleted last, in order."""
     done: set[MessageKey] = field(default_factory=set)
     steps: set[tuple[SessionKey, str, str, int]] = field(default_factory=set)
+    taken_back: set[tuple[SessionKey, str, str, int]] = field(default_factory=set)
+    killed: set[MessageKey] = field(default_factory=set)
+    """A KILL that binds was recorded."""
+    rejected: set[MessageKey] = field(default_factory=set)
+    paused: dict[MessageKey, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """By which PAUSEs, not lifted yet."""
+    settled: dict[MessageKey, tuple[int, bytes]] = field(default_factory=dict)
+    """How the store has them: state and value."""
+    verbs: dict[str, int] = field(default_factory=dict)
+    """The first answer to each verb, by its id."""
+    settlements: dict[str, int] = field(default_factory=dict)
+    """To each settlement."""
+    due: dict[MessageKey, float] = field(default_factory=dict)
+    """Of what was scheduled, seconds since the epoch."""
+    reminders: dict[tuple[SessionKey, str], str] = field(default_factory=dict)
+    """By name: the stream of the reminder that was set last and not forgotten."""
+    reminded: set[str] = field(default_factory=set)
+    """Streams of reminders that came to a turn's end, at least once."""
     passed: set[Number] = field(default_factory=set)
     numbers: dict[MessageKey, set[Number]] = field(default_factory=lambda: defaultdict(set))
     """Under which a message was started."""
     redriven: dict[MessageKey, int] = field(default_factory=lambda: defaultdict(int))
     """How often a dead letter of it was sent again."""
+    records: dict[MessageKey, Record] = field(default_factory=dict)
+    """The newest of each message, however long ago the store has forgotten it."""
     ends: dict[MessageKey, list[str]] = field(default_factory=lambda: defaultdict(list))
     """All that its records ever said."""
     posted: dict[Number, MessageKey] = field(default_factory=dict)
@@ -63,14 +85,17 @@ class History:
         self.log(f"!!! {kind}: {what}")
         self.violations.append(Violation(kind, what, self.now()))
 
-    def begins(self, key: SessionKey, owner: Owner, message_id: str, number: Number) -> None:
+    def begins(self, key: SessionKey, owner: Owner, messages: Sequence[tuple[str, Number]]) -> None:
         """A turn of the shard's owner, as the store's fence has it, begins."""
         self.counts["turns"] += 1
-        self.numbers[key, message_id].add(number)
         if (other := self._running.get((key, owner))) is not None:
-            self.violation("two turns at once", f"{message_id} began beside {other} in {key}")
-        self._running[key, owner] = message_id
-        self._in_order("start order", self._begun, key, number)
+            self.violation("two turns at once", f"{messages} began beside {other} in {key}")
+        self._running[key, owner] = messages[0][0]
+        # What comes with the first of a batch may have to start again by itself, after the first.
+        self._in_order("start order", self._begun, key, messages[0][1])
+        for message_id, number in messages:
+            self.numbers[key, message_id].add(number)
+            self._not_early(key, message_id)
 
     def ended(self, key: SessionKey, owner: Owner) -> None:
         self._running.pop((key, owner), None)
@@ -80,6 +105,47 @@ class History:
         if (key, message_id, payload, step) in self.steps:
             self.violation("step twice", f"step {step} of {message_id} ({payload}) in {key}")
         self.steps.add((key, message_id, payload, step))
+        if self.paused[key, message_id]:
+            self.counts["steps beside a pause"] += 1
+
+    def compensates(self, key: SessionKey, message_id: str, payload: str, step: int) -> None:
+        """A step is taken back."""
+        self.counts["compensations"] += 1
+        if (key, message_id, payload, step) in self.taken_back:
+            self.violation("taken back twice", f"step {step} of {message_id} in {key}")
+        if (key, message_id) not in self.cancelled:
+            self.violation("taken back without a cancel", f"step {step} of {message_id} in {key}")
+        self.taken_back.add((key, message_id, payload, step))
+
+    def sees(self, key: SessionKey, promise_id: str, promise: Promise) -> None:
+        """A turn goes on with what the promise came to."""
+        settled = self.settled.get((key, promise_id))
+        if settled != (promise.state, promise.value):
+            self.violation("sees another value", f"{promise_id} in {key} is {settled}, and the turn saw {promise}")
+        self.counts["promises seen"] += 1
+
+    def settles(self, key: SessionKey, promise_id: str, state: int, value: bytes) -> None:
+        """The store has the promise's end."""
+        self.log(f"PROMISE {promise_id} in {key} is {state} {value!r}")
+        before = self.settled.setdefault((key, promise_id), (state, value))
+        if before != (state, value):
+            self.violation("settled twice", f"{promise_id} in {key} was {before} and became {(state, value)}")
+
+    def schedules(self, key: SessionKey, message_id: str, due: float) -> None:
+        """A message stands on the schedule."""
+        self.log(f"SCHEDULED {message_id} in {key} for {due}")
+        self.counts["scheduled"] += 1
+
+    def pauses(self, key: SessionKey, message_id: str, verb_id: str) -> None:
+        self.counts["paused"] += 1
+        self.paused[key, message_id].add(verb_id)
+
+    def resumes(self, key: SessionKey, message_id: str, lifts: str) -> None:
+        self.paused[key, message_id] = self.paused[key, message_id] - {lifts} if lifts else set()
+
+    def _not_early(self, key: SessionKey, message_id: str) -> None:
+        if self.store_now() < self.due.get((key, message_id), 0.0):
+            self.violation("early", f"{message_id} in {key} was due at {self.due[key, message_id]}")
 
     def post(self, key: SessionKey, message_id: str, number: Number) -> None:
         """A commit left a message for this session in the outbox."""
@@ -97,6 +163,11 @@ class History:
             self.violation("effect twice", f"{message_id} in {key}")
         if (key, message_id) in self.cancelled:
             self.violation("effect after cancel", f"{message_id} in {key}")
+        if (key, message_id) in self.rejected:
+            self.violation("effect of what was rejected", f"{message_id} in {key}")
+        if self.paused[key, message_id]:
+            self.violation("effect while paused", f"{message_id} in {key}")
+        self._not_early(key, message_id)
         self.done.add((key, message_id))
         self.effects[key].append(message_id)
         self._in_order("effect order", self._settled, key, number)

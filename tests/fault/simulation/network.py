@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,18 +18,26 @@ from troupe.dataplane.state.port import (
     Attempt,
     Backlog,
     Begun,
+    Claimed,
+    Control,
+    Due,
     Entry,
     Loaded,
     Mark,
     Owner,
     Placed,
+    Promise,
     Record,
     SessionSummary,
+    Settlement,
     StateStore,
     TurnCommit,
+    Verbs,
 )
-from troupe.v1.agent_pb2 import VerbAnswer
+from troupe.v1.agent_pb2 import Verb, VerbAnswer
 from troupe.v1.envelope_pb2 import ENVELOPE_KIND_PROBE, Envelope
+from troupe.v1.promise_pb2 import SettlementAnswer
+from troupe.v1.turn_pb2 import Fate
 
 T = TypeVar("T")
 
@@ -130,16 +138,19 @@ class RemoteStore:
     async def declare(self, shards: int) -> None:
         await self._link.call("declare", lambda: self._store.declare(shards))
 
-    async def claim(self, owner: Owner) -> Sequence[SessionKey]:
+    async def claim(self, owner: Owner) -> Claimed:
         return await self._link.call(f"claim {owner.shard}", lambda: self._store.claim(owner))
 
     async def load(self, key: SessionKey) -> Loaded:
         return await self._link.call(f"load {key}", lambda: self._store.load(key))
 
-    async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
+    async def due(self, owner: Owner, busy: Collection[SessionKey] = ()) -> Due:
+        return await self._link.call(f"due {owner.shard}", lambda: self._store.due(owner, busy))
+
+    async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, busy: bool = False) -> Placed:
         return await self._link.call(
             f"put {entry.message_id} {entry.number.stream}:{entry.number.sequence} running={entry.running}",
-            lambda: self._store.put(owner, key, entry, envelope),
+            lambda: self._store.put(owner, key, entry, envelope, busy=busy),
         )
 
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
@@ -149,12 +160,27 @@ class RemoteStore:
         )
 
     async def journal(
-        self, owner: Owner, key: SessionKey, attempt: Attempt, steps: Mapping[str, bytes], *, starts: bool
+        self,
+        owner: Owner,
+        key: SessionKey,
+        attempt: Attempt,
+        steps: Mapping[str, bytes],
+        *,
+        starts: bool,
+        compensates: bool = False,
+        promises: Sequence[Promise] = (),
     ) -> None:
         kept = dict(steps)
         await self._link.call(
             f"journal {attempt.message_id} {kept}",
-            lambda: self._store.journal(owner, key, attempt, kept, starts=starts),
+            lambda: self._store.journal(
+                owner, key, attempt, kept, starts=starts, compensates=compensates, promises=promises
+            ),
+        )
+
+    async def suspend(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> bool:
+        return await self._link.call(
+            f"suspend {entry.message_id} {entry.awaits}", lambda: self._store.suspend(owner, key, entry, envelope)
         )
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:
@@ -198,12 +224,34 @@ class RemoteStore:
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
         return await self._link.call(f"waiting {message_id}", lambda: self._store.waiting(key, message_id))
 
-    async def cancel(
-        self, key: SessionKey, message_id: str, verb_id: str, cancelled: Record, now: float
-    ) -> VerbAnswer.ValueType:
+    async def control(self, key: SessionKey, control: Control) -> VerbAnswer.ValueType:
         return await self._link.call(
-            f"cancel {message_id}", lambda: self._store.cancel(key, message_id, verb_id, cancelled, now)
+            f"{Verb.Name(control.verb)} {control.message_id}", lambda: self._store.control(key, control)
         )
+
+    async def verbs(self, key: SessionKey) -> Verbs:
+        return await self._link.call(f"verbs {key}", lambda: self._store.verbs(key))
+
+    async def settle_promise(self, key: SessionKey, settlement: Settlement) -> SettlementAnswer.ValueType:
+        return await self._link.call(
+            f"settle {settlement.promise_id}", lambda: self._store.settle_promise(key, settlement)
+        )
+
+    async def promise(self, key: SessionKey, promise_id: str) -> Promise | None:
+        return await self._link.call(f"promise {promise_id}", lambda: self._store.promise(key, promise_id))
+
+    async def promises(
+        self, prefix: str, after: tuple[int, str, str] | None, limit: int, *, settled: bool = False
+    ) -> Sequence[tuple[int, SessionKey, Promise]]:
+        return await self._link.call("promises", lambda: self._store.promises(prefix, after, limit, settled=settled))
+
+    async def messages(
+        self, shard: int, prefix: str, after: tuple[str, str] | None, limit: int
+    ) -> Sequence[tuple[SessionKey, Entry, Fate.ValueType]]:
+        return await self._link.call("messages", lambda: self._store.messages(shard, prefix, after, limit))
+
+    async def history(self, key: SessionKey, before: int | None, limit: int) -> Sequence[tuple[int, bytes]]:
+        return await self._link.call("history", lambda: self._store.history(key, before, limit))
 
     async def summary(self, key: SessionKey) -> SessionSummary | None:
         return await self._link.call("summary", lambda: self._store.summary(key))
@@ -216,8 +264,8 @@ class RemoteStore:
     async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
         await self._link.call("delete", lambda: self._store.delete(owner, key, cancelled, now))
 
-    async def forget(self, now: float, idle_since: float) -> None:
-        await self._link.call("forget", lambda: self._store.forget(now, idle_since))
+    async def forget(self, now: float) -> None:
+        await self._link.call("forget", lambda: self._store.forget(now))
 
 
 class Server:
@@ -313,6 +361,10 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"channel of {self.queue}"
+
+    @property
+    def connected(self) -> bool:
+        return self.consumer is not None
 
     async def limit(self, prefetch: int) -> None:
         if self.consumer is not None:

@@ -8,22 +8,41 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+from support.fake_clock import FakeClock
+
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Place, Position
 from troupe.chassis.errors import TroupeError
 from troupe.dataplane.actors import actor, outbox
 from troupe.dataplane.actors.arrivals import Arrival
 from troupe.dataplane.actors.gap import GapWatch
-from troupe.dataplane.actors.inbox import Choice, Inbox, Start
+from troupe.dataplane.actors.inbox import NO_VERBS, Choice, Inbox, Start
 from troupe.dataplane.actors.intake import Intake
 from troupe.dataplane.actors.lifecycle import ActorEvent
 from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.runner import TurnRunner
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state import memory, rules
+from troupe.dataplane.state import promises, rules, verbs
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import Begun, Entry, Outgoing, Owner, Placed, Record, TurnCommit
+from troupe.dataplane.state.memory_session import Session
+from troupe.dataplane.state.port import (
+    Begun,
+    Control,
+    Entry,
+    Outgoing,
+    Owner,
+    Placed,
+    Promise,
+    Record,
+    Settlement,
+    TurnCommit,
+    Verbs,
+)
+from troupe.dataplane.state.rules import Suspending
+from troupe.dataplane.state.verbs import Bound, Standing
+from troupe.v1 import agent_pb2, promise_pb2
+from troupe.v1.promise_pb2 import SettlementAnswer
 
 
 def no_fence() -> AbstractContextManager[Any]:
@@ -36,7 +55,7 @@ def no_copysettle() -> Iterator[None]:
     """A message that is settled leaves its waiting copies as they are, and a copy is placed as a message."""
     with (
         mock.patch.object(rules, "is_copy", lambda entry, fate: False),
-        mock.patch.object(memory._Session, "waiting", lambda session, message_id: []),
+        mock.patch.object(Session, "waiting", lambda session, message_id: []),
         mock.patch.object(SessionMemory, "record", lambda self, message_id: None),
     ):
         yield
@@ -93,14 +112,14 @@ def no_journal_replay() -> Iterator[None]:
 
 def no_cancel_check() -> AbstractContextManager[Any]:
     """The scripts of a turn do not look for a CANCEL."""
-    return mock.patch.object(rules, "_refuse_cancelled", lambda message_id, found: None)
+    return mock.patch.object(rules, "refuse_cancelled", lambda message_id, bound, fate: None)
 
 
 def fast_path_for_redelivered() -> AbstractContextManager[Any]:
     """What was delivered before may start uncounted, and without its journal."""
 
     def may_start(self: actor.Actor, arrival: Arrival) -> bool:
-        return self._memory.place(arrival.entry.number) is Place.NEXT
+        return not arrival.entry.due and self._memory.place(arrival.entry.number) is Place.NEXT
 
     return mock.patch.object(actor.Actor, "_may_start", may_start)
 
@@ -139,11 +158,11 @@ def no_hold_by_marks() -> AbstractContextManager[Any]:
     """What waits beside a message that may still run elsewhere is started."""
     choose = Inbox.choose
 
-    def blind(self: Inbox, now: float) -> Choice:
+    def blind(self: Inbox, now: float, verbs: Verbs = NO_VERBS) -> Choice:
         for entry in self:
             if not entry.running and self.place(entry.number) is Place.NEXT and entry.not_before <= now:
                 return Start(entry)
-        return choose(self, now)
+        return choose(self, now, verbs)
 
     return mock.patch.object(Inbox, "choose", blind)
 
@@ -178,8 +197,8 @@ def no_marks_at_handover() -> AbstractContextManager[Any]:
     async def unmarked(self: Intake, turn: Turn) -> None:
         put = self._world.store.put
 
-        async def plain(owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> Placed:
-            return await put(owner, key, replace(entry, running=None), envelope)
+        async def plain(owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, busy: bool = False) -> Placed:
+            return await put(owner, key, replace(entry, running=None), envelope, busy=busy)
 
         with mock.patch.object(self._world.store, "put", plain):
             await write_down(self, turn)
@@ -211,7 +230,7 @@ def no_wait_for_confirms() -> AbstractContextManager[Any]:
 
 def no_outbox_in_the_index() -> AbstractContextManager[Any]:
     """A new owner, and the sweep, look for inboxes only."""
-    return mock.patch.object(memory._Session, "is_due", property(lambda session: bool(session.inbox)))
+    return mock.patch.object(Session, "is_due", property(lambda session: bool(session.inbox)))
 
 
 def no_memory_of_streams() -> AbstractContextManager[Any]:
@@ -232,7 +251,7 @@ def fast_path_for_redriven() -> AbstractContextManager[Any]:
 
     def may_start(self: actor.Actor, arrival: Arrival) -> bool:
         place = self._memory.place(arrival.entry.number)
-        return arrival.delivery.redeliveries == 0 and place is Place.NEXT
+        return arrival.delivery.redeliveries == 0 and not arrival.entry.due and place is Place.NEXT
 
     return mock.patch.object(actor.Actor, "_may_start", may_start)
 
@@ -251,6 +270,110 @@ def no_end_for_redriven() -> Iterator[None]:
         mock.patch.object(rules, "is_copy", lambda entry, fate: not entry.redriven and is_copy(entry, fate)),
     ):
         yield
+
+
+def no_pause_check() -> AbstractContextManager[Any]:
+    """The scripts of a turn do not look for a PAUSE."""
+    return mock.patch.object(rules, "refuse_paused", lambda message_id, bound: None)
+
+
+def suspending_without_a_look() -> AbstractContextManager[Any]:
+    """A turn waits, whether the promise is settled or the PAUSE lifted meanwhile or not."""
+    suspending = rules.suspending
+
+    def blind(entry: Entry, found: rules.Found, *, pending: bool) -> Suspending:
+        outlook = suspending(entry, found, pending=pending)
+        return Suspending.PLACED if outlook is Suspending.GOES_ON else outlook
+
+    return mock.patch.object(rules, "suspending", blind)
+
+
+def no_reset_of_starts() -> AbstractContextManager[Any]:
+    """Starts that ended in a wait are held against their message."""
+    return mock.patch.object(rules, "suspended", lambda entry: replace(entry, starts=entry.attempts, running=None))
+
+
+def no_names_of_pauses() -> AbstractContextManager[Any]:
+    """A PAUSE holds whether the RESUME that names it came first or not."""
+    answer = verbs.verb_answer
+
+    def blind(control: Control, found: Standing) -> int:
+        return answer(control, replace(found, lifted=False))
+
+    return mock.patch.object(verbs, "verb_answer", blind)
+
+
+def no_ids_of_verbs() -> AbstractContextManager[Any]:
+    """A verb that is repeated is a new one."""
+    control = MemoryStateStore.control
+
+    async def repeated(self: MemoryStateStore, key: SessionKey, verb: Control) -> int:
+        session = self._sessions.get(key)
+        recorded = session.verbs.get(verb.message_id, {}) if session is not None else {}
+        before = recorded.pop(verb.verb_id, None)
+        answer = await control(self, key, verb)
+        if before is not None and before.binds and verb.verb != agent_pb2.VERB_PAUSE:
+            recorded[verb.verb_id] = before
+        return answer
+
+    return mock.patch.object(MemoryStateStore, "control", repeated)
+
+
+def no_kill_that_stays() -> AbstractContextManager[Any]:
+    """A CANCEL after a KILL brings compensations back."""
+    bound = Session.bound
+
+    def newest(self: Session, message_id: str) -> Bound:
+        binding = [kept.verb for kept in self.verbs.get(message_id, {}).values() if kept.binds]
+        return replace(bound(self, message_id), killed=bool(binding) and binding[-1] == agent_pb2.VERB_KILL)
+
+    return mock.patch.object(Session, "bound", newest)
+
+
+def no_first_settlement() -> AbstractContextManager[Any]:
+    """Whoever settles a promise last wins."""
+    settled = promises.settled
+
+    def last(promise: Promise, settlement: Settlement, now: float) -> tuple[SettlementAnswer.ValueType, Promise]:
+        return settled(replace(promise, state=promise_pb2.PROMISE_STATE_OPEN), settlement, now)
+
+    return mock.patch.object(promises, "settled", last)
+
+
+def no_ids_of_settlements() -> AbstractContextManager[Any]:
+    """A settlement that is repeated is taken for another's."""
+    settled = promises.settled
+
+    def anonymous(promise: Promise, settlement: Settlement, now: float) -> tuple[SettlementAnswer.ValueType, Promise]:
+        return settled(replace(promise, settlement_id=""), settlement, now)
+
+    return mock.patch.object(promises, "settled", anonymous)
+
+
+def no_withdrawing() -> AbstractContextManager[Any]:
+    """The promises of a message that is settled for good stay open."""
+    return mock.patch.object(promises, "withdrawn", lambda promise, now: promise)
+
+
+def no_waking() -> AbstractContextManager[Any]:
+    """A promise that is settled leaves what waits for it as it is."""
+    return mock.patch.object(promises, "woken", lambda entry, ended: entry)
+
+
+def due_by_the_workers_clock() -> AbstractContextManager[Any]:
+    """Whether a message is due is judged by the clock of the worker that places it."""
+    put = MemoryStateStore.put
+
+    async def skewed(
+        self: MemoryStateStore, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, busy: bool = False
+    ) -> Placed:
+        clock, self._clock = self._clock, FakeClock(now=entry.placed)
+        try:
+            return await put(self, owner, key, entry, envelope, busy=busy)
+        finally:
+            self._clock = clock
+
+    return mock.patch.object(MemoryStateStore, "put", skewed)
 
 
 @contextlib.contextmanager
@@ -283,4 +406,15 @@ OFF: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "numbers go on from what was sent": no_memory_of_streams,
     "redriven copies start from the inbox": fast_path_for_redriven,
     "a redriven copy looks at the end of the one before": no_end_for_redriven,
+    "a PAUSE is checked by the scripts": no_pause_check,
+    "suspending looks whether it must": suspending_without_a_look,
+    "a wait is an end for the count of starts": no_reset_of_starts,
+    "a RESUME names its PAUSE": no_names_of_pauses,
+    "a verb has an id": no_ids_of_verbs,
+    "a KILL stays a KILL": no_kill_that_stays,
+    "the first settlement wins": no_first_settlement,
+    "a settlement has an id": no_ids_of_settlements,
+    "an end withdraws promises": no_withdrawing,
+    "a settlement wakes": no_waking,
+    "due by the store's clock": due_by_the_workers_clock,
 }

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import itertools
+import random
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import structlog
+from fault.simulation.climate import CLIMATES, Climate
 from fault.simulation.history import History, Violation
 from fault.simulation.loop import Spinning, Stalled, VirtualLoop
 from fault.simulation.world import World
@@ -34,13 +36,15 @@ class Run:
     counts: dict[str, int]
 
 
-def simulate(seed: int, *, trace: bool = False) -> Run:
+def simulate(
+    seed: int, *, trace: bool = False, climates: Sequence[Callable[[random.Random], Climate]] = CLIMATES
+) -> Run:
     """Run one seed. The same seed, on the same code, takes the same steps."""
     loop = VirtualLoop()
     history = History(loop.time, traced=trace)
     with _numbered_ids(), _watched_logs(history):
         try:
-            loop.run_until_complete(_run(seed, history))
+            loop.run_until_complete(_run(seed, history, climates))
         except (Stalled, Spinning) as error:
             history.violation(type(error).__name__.lower(), str(error))
         finally:
@@ -48,8 +52,8 @@ def simulate(seed: int, *, trace: bool = False) -> Run:
     return Run(seed, history.violations, history.lines, dict(history.counts))
 
 
-async def _run(seed: int, history: History) -> None:
-    await World(seed, history).run()
+async def _run(seed: int, history: History, climates: Sequence[Callable[[random.Random], Climate]]) -> None:
+    await World(seed, history, climates).run()
 
 
 def _close(loop: VirtualLoop) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fault.simulation.history import History
@@ -14,6 +15,7 @@ from fault.simulation.store import WatchedStore
 from troupe.broker.addressing import SessionKey, mailbox
 from troupe.broker.port import Delivery
 from troupe.chassis.errors import Unavailable
+from troupe.dataplane.actors.endings import cancelled_record
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.admission import Limits
@@ -21,22 +23,28 @@ from troupe.dataplane.gateway import Gateway
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.port import Control, Owner, Settlement
+from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.data_plane_pb2 import PlaceRequest
 from troupe.v1.envelope_pb2 import Envelope
+from troupe.v1.promise_pb2 import SettlementAnswer
 
 T = TypeVar("T")
 EPOCH = 1_700_000_000.0
 SHARDS = 2
 LATE_AGENT = "late"
 """An agent that only the second revision knows."""
+BATCHES = "batches"
+"""An actor that takes several messages in one turn."""
 
 
 class LoopClock:
-    """The virtual loop's time."""
+    """The virtual loop's time; what it tells others is wrong by `skew` seconds."""
+
+    skew = 0.0
 
     def now(self) -> float:
-        return EPOCH + self.monotonic()
+        return EPOCH + self.monotonic() + self.skew
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
@@ -59,9 +67,10 @@ class Worker:
         weather: Weather,
         prefetch: int,
         killed: Callable[["Worker"], None],
+        nudge: Callable[[SessionKey], None],
     ) -> None:
-        """`killed` hears when one of its turns kills it."""
-        self._killed = killed
+        """`killed` hears when one of its turns kills it; `nudge` tells other workers, or does not."""
+        self._killed, self._nudge = killed, nudge
         self.instance, self.dead, self.second_revision = instance, False, False
         self.over = 0.0
         """When its process ended; 0 until then."""
@@ -71,7 +80,7 @@ class Worker:
         self.to_broker = Link(f"{instance} broker", dice, weather, history.log)
         self._store = RemoteStore(self.to_store, store)
         self._broker = RemoteBroker(self.to_broker, server, self._arrive, prefetch)
-        self.hub = Hub()
+        self.hub, self.clock = Hub(), LoopClock()
         self._placement: tuple[Sequence[Owner], frozenset[int], frozenset[str] | None] = ((), frozenset(), None)
         self._placing = asyncio.Lock()
         self.up, self._stop = asyncio.Event(), asyncio.Event()
@@ -97,6 +106,24 @@ class Worker:
         if self.to_store.dead or call.cancelled():
             raise Unavailable("NO_WORKER", f"{self.instance} is gone")
         return call.result()
+
+    async def control(self, key: SessionKey, control: Control) -> VerbAnswer.ValueType:
+        """A client's verb."""
+        status = cancelled_record(key, control.message_id, b"", 0, self.clock.now()).status
+        answer = await self._store.control(key, replace(control, status=status))
+        self._nudge(key)
+        return answer
+
+    async def settle(self, key: SessionKey, settlement: Settlement) -> SettlementAnswer.ValueType:
+        """A client's settlement of a promise."""
+        answer = await self._store.settle_promise(key, settlement)
+        self._nudge(key)
+        return answer
+
+    def nudged(self, key: SessionKey) -> None:
+        """Another worker says that something was recorded for the session."""
+        if not self.dead and self.up.is_set():
+            self.process.context.copy().run(self.host.nudge, key.shard(SHARDS), key)
 
     def place(self, mine: Sequence[Owner], revoked: frozenset[int], live: frozenset[str] | None) -> None:
         """The control plane says which shards are its own, which of them it wants back, and who lives."""
@@ -198,8 +225,13 @@ class Worker:
             self.process.context.copy().run(handler, delivery)
 
     async def _serve(self) -> None:
-        clock = LoopClock()
-        behaviour = Scripted(self._scripts, self._history, self._watched, self._owner, self._die)
+        clock = self.clock
+        behaviour, batches = (
+            Scripted(
+                self._scripts, self._history, self._watched, self._owner, self._die, clock.now, self.instance, max_batch
+            )
+            for max_batch in (1, 4)
+        )
         placement, peers = Placement(self.instance), Peers()
         # Nobody is named as an owner: what a worker does not hold itself it looks for in the store.
         placement.take(PlaceRequest(term=1, version=1, shard_count=SHARDS))
@@ -211,7 +243,13 @@ class Worker:
                 self.hub,
                 clock,
                 worker_id=self.instance,
-                behaviour=lambda key: behaviour if self.second_revision or key.agent != LATE_AGENT else None,
+                behaviour=lambda key: (
+                    None
+                    if key.agent == LATE_AGENT and not self.second_revision
+                    else batches
+                    if key.agent == BATCHES
+                    else behaviour
+                ),
                 idle_after=20.0,
                 max_hot_sessions=3,
                 drain_timeout=self._dice.choice((20.0, 20.0, 0.0, 3.0)),

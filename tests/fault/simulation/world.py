@@ -1,24 +1,46 @@
 """One seed's world: workers, shards, clients, and the faults that befall them."""
 
 import asyncio
+import contextlib
 import contextvars
+import functools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 from fault.simulation.checker import check
 from fault.simulation.client import Clients
-from fault.simulation.climate import CLIMATES
+from fault.simulation.climate import Climate
 from fault.simulation.control import ControlPlane
 from fault.simulation.history import History
 from fault.simulation.network import Server
 from fault.simulation.redriver import Redriver
 from fault.simulation.script import Scripts
 from fault.simulation.store import WatchedStore
-from fault.simulation.worker import LATE_AGENT, SHARDS, LoopClock, Worker
+from fault.simulation.worker import BATCHES, LATE_AGENT, SHARDS, LoopClock, Worker
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.memory import MemoryBroker
+from troupe.dataplane import messages, sending
+from troupe.dataplane.actors import host, outbox, outcome
+from troupe.dataplane.state import memory
+
+
+@contextlib.contextmanager
+def days_of(seconds: float) -> Iterator[None]:
+    """What is kept for a day is kept for so long; what is due an hour before the day is over is due at 95 % of it."""
+    most = seconds * 23 / 24 if seconds > 3600 else seconds * 0.95
+    with (
+        mock.patch.object(memory, "RECORD_KEPT", seconds),
+        mock.patch.object(messages, "EXPIRES", seconds),
+        mock.patch.object(outcome, "STALE_AFTER", most),
+        mock.patch.object(outbox, "FORGET_STREAM", most),
+        mock.patch.object(sending, "FORGET_STREAM", most),
+        mock.patch.object(host, "FORGET", min(600.0, seconds / 20)),
+    ):
+        yield
+
 
 DRAIN = 1800.0
 """Seconds after the last fault within which everything must have come to its end."""
@@ -29,13 +51,17 @@ TIDY = 60.0
 class World:
     """See the module's text. Must be made inside the loop that it runs in."""
 
-    def __init__(self, seed: int, history: History) -> None:
+    def __init__(self, seed: int, history: History, climates: Sequence[Callable[[random.Random], Climate]]) -> None:
         self.dice, self.history = random.Random(seed), history
-        self._climate = self.dice.choice(CLIMATES)(self.dice)
-        self.scripts = Scripts(seed, self._climate.long)
+        self._climate = self.dice.choice(climates)(self.dice)
+        self.faults = self._climate.faults
+        self.scripts = Scripts(seed, self._climate.long, self._climate.waits)
+        self.scripts.asked = self._asked
         self.faulty = True
         self.server = Server(MemoryBroker(clock=LoopClock()), self.dice)
-        self.store = WatchedStore(history, self.server)
+        self.store = WatchedStore(history, self.server, LoopClock())
+        history.store_now = LoopClock().now
+        self._promised: set[tuple[SessionKey, str]] = set()
         self.workers: list[Worker] = []
         self.gone: list[Worker] = []
         self._instances = 0
@@ -43,10 +69,18 @@ class World:
         self.redriver = Redriver(self.server, self.store, self.dice, history)
         self._clients = Clients(self._reachable, history, self.dice, lambda: self.faulty)
         self.sent: set[tuple[SessionKey, str]] = set()
+        self.refusing: set[tuple[SessionKey, str]] = set()
+        """Messages that were sent, by some of their copies, not to wait."""
 
     async def run(self) -> None:
         """The whole run, checks included."""
+        with days_of(self._climate.day):
+            await self._run()
+        check(self)
+
+    async def _run(self) -> None:
         await self.server.broker.declare(SHARDS)
+        await self.store.declare(SHARDS)
         async with asyncio.TaskGroup() as self._tasks:
             self.workers = [self._start() for _ in range(self.dice.choice((2, 2, 3)))]
             for worker in self.workers:
@@ -62,24 +96,37 @@ class World:
             await self._drain()
             telling.cancel()
             await self._end()
-        check(self)
 
     async def _through_faults(self) -> None:
         dice, length = self.dice, self.dice.choice((15.0, 45.0))
         sessions = self._sessions = [
             SessionKey("default", "default", agent, f"s{number}")
-            for number, agent in enumerate(dice.choice((("clerk",), ("clerk", "clerk", LATE_AGENT), ("clerk",) * 5)))
+            for number, agent in enumerate(
+                dice.choice(
+                    (("clerk",), ("clerk", "clerk", LATE_AGENT), ("clerk",) * 5, (BATCHES,), ("clerk", BATCHES))
+                )
+            )
         ]
         ids = [f"m{number}" for number in range(dice.choice((4, 10, 25)))]
         for message_id in ids:
             key, at = dice.choice(sessions), dice.uniform(0.0, length * dice.choice((0.1, 1.0)))
-            expires = dice.uniform(0.5, 5.0) if dice.random() < 0.1 else None
+            options: dict[str, float | bool] = {}
+            if dice.random() < 0.1:
+                options["expires"] = dice.uniform(0.5, 5.0)
+            if dice.random() < self._climate.later:
+                later = dice.choice((0.5, 5.0, 40.0, 1.6 * min(self._climate.day, 300.0)))
+                options["due"] = self.history.due[key, message_id] = LoopClock().now() + at + later
+            if dice.random() < 0.1:
+                options["rejected"] = True
+                self.refusing.add((key, message_id))
             for copy in range(dice.choice((1, 1, 1, 2))):
                 payload = "other" if copy and dice.random() < 0.5 else "payload"
-                self._at(at + copy * dice.uniform(0.0, 3.0), self._clients.send, key, message_id, payload, expires)
+                send = functools.partial(self._clients.send, key, message_id, payload, **options)
+                self._at(at + copy * dice.uniform(0.0, 3.0), send)
             self.sent.add((key, message_id))
-            if dice.random() < 0.15:
-                self._at(at + dice.choice((-0.5, 0.01, 0.1, 1.0, 10.0)), self._clients.cancel, key, message_id)
+            for verb in (self._clients.cancel, self._clients.pause):
+                if dice.random() < self._climate.verbs:
+                    self._at(at + dice.choice((-0.5, 0.01, 0.1, 1.0, 10.0)), verb, key, message_id)
             if dice.random() < 0.1:
                 self._at(at + dice.uniform(0.0, 10.0), self._clients.ask, key, message_id)
         if dice.random() < 0.15:
@@ -96,6 +143,10 @@ class World:
             "reconnect": self._reconnect,
             "hand over": self._hand_over,
             "redrive": self.redriver.redrive,
+            "broker restart": self._restart_broker,
+            "two leaders": self._two_leaders,
+            "clock jumps": self._clock_jumps,
+            "restore": self._restore,
         }
         for _ in range(self._climate.faults):
             self._at(dice.uniform(0.2, length), faults[dice.choice(self._climate.kinds)])
@@ -113,6 +164,17 @@ class World:
         self.control.tell()
         await asyncio.sleep(5.0)
         self.control.reown()
+        if self.history.counts["restored"]:
+            self._see_to_what_came_back()
+
+    def _see_to_what_came_back(self) -> None:
+        """With the backup came promises that had been settled, and messages that had been resumed."""
+        for key in self.store.sessions():
+            for promise in self.store._open(key):
+                self._promised.discard((key, promise.id))
+                self._asked(key, promise.id)
+            for message_id in self.store._find(key).all_bound().paused:
+                self._at(0.0, self._clients.resume, key, message_id)
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
@@ -128,9 +190,8 @@ class World:
     async def _end(self) -> None:
         for worker in self.workers:
             if worker.host.hot or worker.hub._logs:
-                self.history.violation(
-                    "left in memory", f"{worker.instance}: {list(worker.host._hot)} {list(worker.hub._logs)}"
-                )
+                hot = [str(actor.key) for actor in worker.host._hot]
+                self.history.violation("left in memory", f"{worker.instance}: {hot} {list(worker.hub._logs)}")
         for worker in self.workers:
             await worker.stop()
         await asyncio.sleep(1.0)
@@ -156,6 +217,7 @@ class World:
             self._climate.weather,
             self._climate.prefetch,
             self._killed,
+            self._nudge,
         )
 
     def _reachable(self) -> list[Worker]:
@@ -196,7 +258,7 @@ class World:
         worker.to_broker.cut(seconds, share=0.5)
         key = self.dice.choice(self._sessions)
         for _ in range(6):
-            message_id = f"m{len(self.sent)}"
+            message_id = f"s{len(self.sent)}"
             self.sent.add((key, message_id))
             self._at(self.dice.uniform(0.0, seconds), self._clients.send_once, key, message_id, "payload", worker)
         await asyncio.sleep(seconds)
@@ -210,6 +272,50 @@ class World:
 
     async def _reconnect(self) -> None:
         await self.dice.choice(self.workers).reconnect(self.dice.choice((0.0, 0.1, 3.0)))
+
+    async def _restart_broker(self) -> None:
+        """All connections break; what was unacked is ready again."""
+        away = self.dice.choice((0.1, 3.0, 20.0))
+        async with asyncio.TaskGroup() as tasks:
+            for worker in self.workers:
+                worker.to_broker.cut(away)
+                tasks.create_task(worker.reconnect(away))
+
+    async def _two_leaders(self) -> None:
+        """One that was replaced and does not know it places a shard under an epoch that another has given out."""
+        shard = self.dice.randrange(SHARDS)
+        owner, epoch = self.control.owners[shard]
+        others = [worker for worker in self.workers if worker is not owner]
+        if others:
+            self.control.contradict(self.dice.choice(others), shard, epoch)
+            await asyncio.sleep(self.dice.choice((0.5, 5.0)))
+            self.control.give(shard, self.dice.choice(self.workers))
+            self.control.tell()
+
+    async def _restore(self) -> None:
+        """The store is lost, and comes back as it was some seconds ago."""
+        restore = self.store.backup()
+        await asyncio.sleep(self.dice.choice((0.5, 5.0)))
+        restore()
+        self._promised.clear()
+
+    async def _clock_jumps(self) -> None:
+        self.dice.choice(self.workers).clock.skew = self.dice.choice((-60.0, -5.0, 0.0, 5.0, 60.0))
+
+    def _nudge(self, key: SessionKey) -> None:
+        """Tell the workers that something was recorded for the session; now and then one does not hear of it."""
+        for worker in self.workers:
+            if self.dice.random() < 0.8:
+                worker.nudged(key)
+
+    def _asked(self, key: SessionKey, promise_id: str) -> None:
+        """Somebody hears of a promise, once, and settles it sooner or later."""
+        if (key, promise_id) not in self._promised:
+            self._promised.add((key, promise_id))
+            wait = self.dice.choice((0.0, 0.002, 0.5, 3.0, 29.999)) if self.faulty else 0.5
+            self._tasks.create_task(
+                self._later(wait, self._clients.settle, key, promise_id), context=contextvars.Context()
+            )
 
     async def _restart(self) -> None:
         worker = self.dice.choice(self.workers)
@@ -245,11 +351,11 @@ class World:
             worker.learn()
 
     def _at(self, seconds: float, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        async def later() -> None:
-            await asyncio.sleep(max(0.0, seconds))
-            try:
-                await work(*arguments)
-            except Exception as error:
-                self.history.violation("crash", f"{work.__name__}{arguments}: {error!r}")
+        self._tasks.create_task(self._later(seconds, work, *arguments))
 
-        self._tasks.create_task(later())
+    async def _later(self, seconds: float, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+        try:
+            await work(*arguments)
+        except Exception as error:
+            self.history.violation("crash", f"{work}{arguments}: {error!r}")

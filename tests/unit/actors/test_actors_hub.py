@@ -1,7 +1,7 @@
 """Events of turns, and those who listen."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from support.fake_clock import FakeClock
@@ -47,6 +47,33 @@ async def test_followers_read_at_their_own_pace_and_neighbouring_text_is_joined(
         assert shown(await quick) == ["started", "one ", "two ", "three", "completed"]
         assert shown(late) == ["started", "one two three", "completed"]
         assert [event.sequence for event in late] == [1, 4, 5]
+
+
+@pytest.mark.parametrize("behind", range(6))
+async def test_a_seal_leaves_what_was_shown_before_a_wait(behind: int) -> None:
+    hub = Hub()
+    with hub.log(key(), "m") as log:
+        first, second = events_of(log), events_of(log, attempt=1)
+        follower = log.follow()
+        steps: list[Callable[[], None]] = [
+            lambda: first.started("w", "r"),
+            lambda: first.text("half "),
+            lambda: first.suspended([]),
+            lambda: second.started("w", "r", continues=True),
+            lambda: second.text("void"),
+        ]
+        seen = []
+        for number, show in enumerate(steps):
+            show()
+            if number < behind:
+                seen.append(await anext(follower))
+        second.sealed(Internal("X", "x"), None)
+        late = all_of(log.follow())
+        third = events_of(log, attempt=2)
+        third.completed(Completed(result=Content(text="half done")))
+        rest = [*["started", "half ", "suspended"][behind:], "sealed", "completed"]
+        assert shown([event async for event in follower]) == rest
+        assert shown(await late) == ["started", "half ", "suspended", "sealed", "completed"]
 
 
 async def test_text_comes_at_once_and_then_every_forty_milliseconds() -> None:

@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+from support.attempts import Attempts
+from support.fake_clock import FakeClock
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
@@ -10,7 +12,7 @@ from troupe.chassis.errors import InvalidArgument
 from troupe.chassis.tracing import Carrier
 from troupe.dataplane.actors.behaviour import Send
 from troupe.dataplane.actors.outbox import FORGET_STREAM, outgoing
-from troupe.dataplane.behaviours.actor import MAX_SENDS, ActorContext
+from troupe.dataplane.behaviours.context import MAX_SENDS, Context
 from troupe.dataplane.state.port import Loaded, Outgoing, Sent
 from troupe.v1.envelope_pb2 import Content, Envelope
 
@@ -57,19 +59,20 @@ def test_the_envelope_says_what_it_belongs_to() -> None:
     assert (envelope.correlation_id, envelope.traceparent, envelope.tracestate) == ("run", "parent", "state")
 
 
-def _context() -> ActorContext:
-    return ActorContext(SessionKey("tenant", "shop", "clerk", "a"), "m", 0, b"")
+def _context() -> Context:
+    turn = Attempts().begun(key=SessionKey("tenant", "shop", "clerk", "a"))
+    return Context(turn, "Actor/shop/clerk", b"", FakeClock())
 
 
 def test_a_target_is_of_the_senders_namespace_and_tenant_unless_it_says_otherwise() -> None:
     context = _context()
     context.send("other", "s", "text")
     context.send("other", "s", b"{}", content_type="application/json", namespace="bank")
-    assert [send.target for send in context._sends] == [
+    assert [send.target for send in context.sends] == [
         SessionKey("tenant", "shop", "other", "s"),
         SessionKey("tenant", "bank", "other", "s"),
     ]
-    assert context._sends[1].content.data.content_type == "application/json"
+    assert context.sends[1].content.data.content_type == "application/json"
 
 
 @pytest.mark.parametrize(("agent", "session"), [("No Name", "s"), ("a", "x/y")])

@@ -1,17 +1,21 @@
 """Contents on their way into a turn and out of it."""
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
+import pytest
+from support.acting import acting, receiving
+from support.attempts import Attempts, Suspended
 from support.hosting import Scripted
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import MAX_PAYLOAD
 from troupe.dataplane.actors.behaviour import Send, TurnContext, TurnResult
+from troupe.dataplane.behaviours.actor_context import ActorContext
 from troupe.dataplane.behaviours.whole import Whole
 from troupe.dataplane.blobs.connect import connected
 from troupe.dataplane.blobs.payloads import Payloads
 from troupe.v1.envelope_pb2 import Content, Envelope
+from troupe.v1.promise_pb2 import PROMISE_STATE_RESOLVED
 
 KEY = SessionKey("acme", "shop", "relay", "one")
 
@@ -29,7 +33,7 @@ async def test_what_is_large_goes_in_whole_and_comes_out_by_reference() -> None:
     payloads = Payloads(connected("memory://actor-context"))
     text = "x" * MAX_PAYLOAD
     message = Envelope(id="m1", content=await payloads.detached("acme", Content(text=text)))
-    turn = cast(Any, replace(_turn(), message=message))
+    turn = replace(_turn(), message=message)
 
     result = await Whole(Sender(), payloads).run(turn)
 
@@ -41,15 +45,26 @@ async def test_what_is_large_goes_in_whole_and_comes_out_by_reference() -> None:
     assert turn.message.content.HasField("blob")
 
 
-def _turn() -> TurnContext:
-    nothing: Any = None
-    return TurnContext(
-        key=KEY,
-        message=Envelope(),
-        attempt=0,
-        state=b"",
-        history=[],
-        journal=nothing,
-        events=nothing,
-        ledger=nothing,
+async def test_a_promises_value_that_travelled_by_reference_is_whole_for_its_turn() -> None:
+    payloads = Payloads(connected("memory://actor-context"))
+    large = Content(text="x" * (MAX_PAYLOAD + 1))
+    attempts, seen = Attempts(), list[Content]()
+
+    async def receive(context: ActorContext) -> None:
+        seen.append(await (await context.promise("picture")))
+
+    whole = Whole(acting(receiving(receive), attempts), payloads)
+    with pytest.raises(Suspended):
+        await whole.run(attempts.begun(key=KEY))
+    travelling = await payloads.detached("acme", large)
+    attempts.promises["m1/picture"] = replace(
+        attempts.promises["m1/picture"],
+        state=PROMISE_STATE_RESOLVED,
+        value=travelling.SerializeToString(),
     )
+    await whole.run(attempts.begun(key=KEY))
+    assert (travelling.HasField("blob"), seen) == (True, [large])
+
+
+def _turn() -> TurnContext:
+    return Attempts().begun(key=KEY)

@@ -10,6 +10,10 @@ from troupe.chassis.tls_fault import TlsFault, fault
 _NOT_FOUND, _PRECONDITION, _ACCESS = 404, 406, 403
 
 
+class Unheard(Unavailable):
+    """Nobody listens at the server's port."""
+
+
 def lost(reason: BaseException) -> Unavailable:
     """Why a connection that was open is gone."""
     return Unavailable("BROKER_AWAY", f"the connection to RabbitMQ was lost: {_said(reason)}")
@@ -63,9 +67,8 @@ def refused(reason: BaseException, where: str, *, tls: bool) -> TroupeError:
         return FailedPrecondition(
             "BROKER_UNSUPPORTED", f"what listens at {where} does not speak AMQP 0-9-1; name RabbitMQ's port for clients"
         )
-    return Unavailable(
-        "BROKER_AWAY", f"RabbitMQ at {where} cannot be reached ({_said(causes[-1])}); start it, or name another"
-    )
+    away = f"RabbitMQ at {where} cannot be reached ({_said(causes[-1])}); start it, or name another"
+    return Unheard("BROKER_AWAY", away) if among(ConnectionRefusedError) else Unavailable("BROKER_AWAY", away)
 
 
 def closed(reason: BaseException) -> TroupeError:

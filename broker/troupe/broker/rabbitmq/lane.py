@@ -1,4 +1,4 @@
-"""Keeps one connection up: connects again, with growing pauses, whenever it is lost."""
+"""Keeps one connection up: connects again whenever it is lost, with pauses that grow."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import pika
 import structlog
 
 from troupe.broker import metrics
-from troupe.broker.rabbitmq import server
+from troupe.broker.rabbitmq import errors, server
 from troupe.broker.rabbitmq.link import Link
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 
@@ -17,6 +17,9 @@ PATIENCE = 10.0
 """Seconds that opening waits for a server that cannot be reached."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 """Seconds between attempts; half of each pause is drawn by lot."""
+UNHEARD = 3
+"""Failures beyond which pauses do not grow where nobody listens: an attempt costs the host next to nothing, and a
+server that starts listens as soon as it serves."""
 
 log = structlog.get_logger()
 
@@ -24,6 +27,11 @@ log = structlog.get_logger()
 def pause(failures: int, dice: float) -> float:
     """Seconds to wait after the `failures`-th failure in a row, from 1. `dice` is uniform in [0, 1)."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 32)) * (0.5 + dice / 2)
+
+
+def failed(failures: int, error: TroupeError) -> int:
+    """How many failures in a row there are with this one, for `pause`."""
+    return min(failures + 1, UNHEARD) if isinstance(error, errors.Unheard) else failures + 1
 
 
 class Lane:
@@ -59,15 +67,16 @@ class Lane:
                 await link.leave()
 
     async def _first(self, patience: float) -> None:
-        failures, error = 0, Unavailable("BROKER_AWAY", "RabbitMQ does not answer")
+        failures, error = 1, Unavailable("BROKER_AWAY", "RabbitMQ does not answer")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while True:
                     try:
                         link = await Link.opened(self._parameters)
                     except Unavailable as unavailable:
-                        error, failures = unavailable, failures + 1
+                        error = unavailable
                         await asyncio.sleep(pause(failures, random.random()))
+                        failures = failed(failures, error)
                     else:
                         self._take(link)
                         break
@@ -88,9 +97,8 @@ class Lane:
             log.info("connected to the broker again", connection=self._name)
 
     async def _again(self, prepare: Callable[[Link], Awaitable[None]] | None) -> Link:
-        failures = 0
+        failures = attempts = 1
         while True:
-            failures += 1
             await asyncio.sleep(pause(failures, random.random()))
             link: Link | None = None
             try:
@@ -101,8 +109,9 @@ class Lane:
             except TroupeError as error:
                 if link is not None:
                     await link.leave()
-                if failures in (1, 10) or isinstance(error, FailedPrecondition):
+                if attempts in (1, 10) or isinstance(error, FailedPrecondition):
                     log.warning("the broker cannot be reached", connection=self._name, error=str(error))
+                failures, attempts = failed(failures, error), attempts + 1
             except asyncio.CancelledError:
                 if link is not None:
                     link.abort()

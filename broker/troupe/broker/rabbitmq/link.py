@@ -92,8 +92,9 @@ class Link(AsyncioConnection):
 class Channel:
     """One channel of a link. `closed` is done, with the reason, when it is gone; a call that waits then raises it."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
+        self._link = link
         self.closed: asyncio.Future[TroupeError] = loop.create_future()
         self.raw: pika_channel.Channel
         self._waiting: set[asyncio.Future[Any]] = set()
@@ -101,7 +102,7 @@ class Channel:
     @classmethod
     async def opened(cls, link: Link, number: int | None = None) -> "Channel":
         """Raises Unavailable."""
-        channel = cls()
+        channel = cls(link)
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel._waiting.add(opened)
         try:
@@ -112,6 +113,11 @@ class Channel:
         await opened
         channel._waiting.discard(opened)
         return channel
+
+    def emit(self, frames: bytes) -> None:
+        """Write frames that are encoded already; nothing where the connection is going."""
+        with contextlib.suppress(exceptions.AMQPError):
+            self._link.emit(frames)
 
     async def call(self, method: Callable[..., object], /, *arguments: object, **named: object) -> Any:
         """Call one of `raw`'s methods that take a callback, and await what the server answers. Raises what

@@ -12,12 +12,12 @@ from typing import cast
 
 import structlog
 from pika import channel as pika_channel
-from pika import exceptions, spec
+from pika import spec
 from pika.frame import Method
 
 from troupe.broker.metrics import ACKS, DELIVERIES, REDELIVERIES
 from troupe.broker.port import Delivery
-from troupe.broker.rabbitmq import metrics
+from troupe.broker.rabbitmq import metrics, wire
 from troupe.broker.rabbitmq.acks import Acks
 from troupe.broker.rabbitmq.lane import Lane, pause
 from troupe.broker.rabbitmq.link import CLOSE_TIMEOUT, Channel, Link
@@ -154,12 +154,12 @@ class Hold:
             return
         count, up_to, single = self._acks.take()
         ACKS.inc(count)
-        raw = self._channel.raw
-        with contextlib.suppress(exceptions.AMQPError):  # the channel is gone, and they come again
-            if up_to:
-                raw.basic_ack(up_to, multiple=True)
-            for tag in single:
-                raw.basic_ack(tag)
+        number = self._channel.raw.channel_number
+        frames = [wire.ack(number, up_to, multiple=True)] if up_to else []
+        frames += (wire.ack(number, tag, multiple=False) for tag in single)
+        # A channel that is gone has none of them unacked any more.
+        if frames and self._channel.raw.is_open:
+            self._channel.emit(b"".join(frames))
 
     def _on_cancel(self, frame: "Method[spec.Basic.Cancel]") -> None:
         self._end(Unavailable("CONSUMER_CANCELLED", f"RabbitMQ cancelled the consumer of {self._queue}"))
@@ -202,6 +202,10 @@ class Subscribed:
             self._task.cancel()
             self._on_close(self)
             raise
+
+    @property
+    def connected(self) -> bool:
+        return self._hold is not None
 
     @property
     def unacked(self) -> int:

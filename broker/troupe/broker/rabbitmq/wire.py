@@ -21,12 +21,20 @@ _PLAIN = struct.Struct(">BHIHHQHBQBBHI")
 _PLAIN_SIZE = 2 + 2 + 8 + 2 + 1 + 8
 _HEAD = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQ")
+# Method frame of an ack: type, channel, size; method, delivery tag, whether all up to it are meant; end.
+_ACK = struct.Struct(">BHIIQBB")
+_ACK_SIZE = 4 + 8 + 1
 
 
 def publish_frame(exchange: str, key: str) -> bytes:
     """The method frame of a message to `exchange` with routing key `key`, to come back where no queue takes it."""
     method = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
     return frame.Method(CHANNEL, method).marshal()
+
+
+def ack(channel: int, tag: int, *, multiple: bool) -> bytes:
+    """The frame that acks a delivery, or all of the channel up to it."""
+    return _ACK.pack(spec.FRAME_METHOD, channel, _ACK_SIZE, spec.Basic.Ack.INDEX, tag, multiple, spec.FRAME_END)
 
 
 def plain(method: bytes, body: bytes, published: int) -> bytes:

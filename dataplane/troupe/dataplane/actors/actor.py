@@ -8,28 +8,34 @@ one of a session that was just loaded. All methods that are not `async` run on t
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
+import functools
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Place
 from troupe.broker.port import Delivery
+from troupe.chassis import fault_points
 from troupe.dataplane.actors import metrics
+from troupe.dataplane.actors.alarm import Alarm
 from troupe.dataplane.actors.arrivals import Arrival
 from troupe.dataplane.actors.custody import Custody
+from troupe.dataplane.actors.entry import entry_of
+from troupe.dataplane.actors.errands import Errand, Errands
+from troupe.dataplane.actors.failures import Failures
 from troupe.dataplane.actors.gap import GapWatch
-from troupe.dataplane.actors.inbox import Empty, Gap, Held, Start, Wait
+from troupe.dataplane.actors.inbox import Empty, Gap, Held, Start, Suspended, Wait
 from troupe.dataplane.actors.lifecycle import FINAL, ActorEvent, ActorState, after
+from troupe.dataplane.actors.progress import BROKER, STORE, HeldUp, Progress
 from troupe.dataplane.actors.runner import Afterwards, TurnRunner
-from troupe.dataplane.actors.turn import Turn, entry_of
+from troupe.dataplane.actors.turn import Turn, waiting_turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Entry, Fenced, Owner
-from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
+from troupe.v1.turn_pb2 import LedgerCause
 
 RELOAD_DELAY = (1.0, 60.0)
 """Seconds between two tries to load a session that cannot be loaded: at first, and at most."""
@@ -41,7 +47,15 @@ class Actor:
     """See the module's text. `suspects` is held while a message runs that was started before without an end: one at
     a time on this worker."""
 
-    def __init__(self, key: SessionKey, owner: Owner, world: World, gaps: GapWatch, suspects: asyncio.Lock) -> None:
+    def __init__(
+        self,
+        key: SessionKey,
+        owner: Owner,
+        world: World,
+        gaps: GapWatch,
+        progress: Progress,
+        suspects: asyncio.Lock,
+    ) -> None:
         self.key, self.owner = key, owner
         self.life = ActorState.ACTIVATING
         self.turn: Turn | None = None
@@ -49,24 +63,34 @@ class Actor:
         self.rested = asyncio.Event()
         """Set while no turn runs."""
         self.rested.set()
+        self.failures = Failures()
+        """Of attempts at turns, of loading the session, and of the runtime."""
         self._world, self._gaps, self._suspects = world, gaps, suspects
         self._custody = Custody(
             key, owner, world, gaps, turn=lambda: self.turn, goes_on=lambda: self._goes_on, step=self.step
         )
         self._memory, self._intake = self._custody.memory, self._custody.intake
-        self._runner = TurnRunner(key, owner, world, self._memory)
+        self._runner = TurnRunner(key, owner, world, self._memory, self.failures, progress)
         # Whoever makes an actor activates it: a second load beside the first would end in the middle of a turn.
         self._loading = True
+        self._behind: HeldUp | None = None
         self._held = 0
-        self._alarm: asyncio.TimerHandle | None = None
-        self._placing_soon = self._taking_over = self._flushing = False
+        self._alarm = Alarm(self._wake)
+        self._errands = Errands(world, owner, self._defective, self.step)
+        self._left: asyncio.Event | None = None
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, waits, arrives or is to be sent: it may leave memory."""
-        has = self._intake.arrivals or self._memory.inbox or self._memory.outbox or self._flushing
+        """Nothing runs, arrives or is to be sent, and what waits is suspended, if anything does: it may leave
+        memory."""
+        has = self._intake.arrivals or self._memory.outbox or Errand.FLUSH in self._errands
         changes = self._held or self._custody.stale or self._custody.changing
-        return self.life is ActorState.IDLE and not (has or changes)
+        return not (has or changes) and (self.at_rest or (self.life is ActorState.IDLE and not self._memory.inbox))
+
+    @property
+    def at_rest(self) -> bool:
+        """What comes next in it is suspended, and the store knows that nothing of it is to be taken up before."""
+        return self.life is ActorState.WAITING and self._memory.at_rest
 
     @property
     def _goes_on(self) -> bool:
@@ -76,7 +100,7 @@ class Actor:
     @property
     def _is_ready(self) -> bool:
         """It is loaded, and nothing has to be done before a turn."""
-        before = self._custody.owes or self._taking_over
+        before = self._custody.owes or Errand.TAKE_OVER in self._errands
         return self.life is not ActorState.ACTIVATING and self._goes_on and not before
 
     @property
@@ -102,9 +126,11 @@ class Actor:
         delay, longest = RELOAD_DELAY
         while self._custody.stale and self.life not in FINAL:
             try:
-                await self._custody.load()
-            except Exception:
+                with self._is_behind(STORE):
+                    await self._custody.load()
+            except Exception as error:
                 metrics.DEFECTS.inc()
+                self.failures.put(error)
                 log.exception("session cannot be loaded, trying again", session=str(self.key), again_in_seconds=delay)
                 self.step()
                 await self._world.clock.sleep(delay)
@@ -125,12 +151,14 @@ class Actor:
             self._intake.arrivals.add(arrival)
             self.step()
 
-    def cancel(self, message_id: str) -> None:
-        """A CANCEL was recorded for the message."""
-        self._memory.cancel(message_id)
-        if self.turn is not None and self.turn.message_id == message_id:
-            self.turn.cancel()
-        self.step()
+    def nudge(self) -> None:
+        """Something was changed in the store without the actor: a verb was recorded, a promise settled, a message
+        placed."""
+        if self.turn is not None:
+            self._errands.beside(self._heed())
+        elif self._goes_on:
+            self._custody.outdated()
+            self.step()
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
@@ -165,15 +193,38 @@ class Actor:
         turn = self.turn
         if turn is not None and turn.waiting and turn.began:
             turn.abandon()
-            entry = replace(turn.entry, starts=0, attempts=turn.attempts, running=None, not_before=0.0)
-            await self._world.store.retry(self.owner, self.key, entry, turn.envelope.SerializeToString())
+            for each in reversed(turn.all):
+                entry = replace(each.entry, starts=0, attempts=each.attempts, running=None, not_before=0.0)
+                await self._world.store.retry(self.owner, self.key, entry, each.envelope.SerializeToString())
 
-    def stop(self) -> None:
-        """Leave memory. What is unacked comes again."""
-        self._move(ActorEvent.STOP)
-        self._intake.arrivals.clear()
-        if self._alarm is not None:
-            self._alarm.cancel()
+    def stop_async(self) -> None:
+        """Leave memory, and stop the turn that runs, without a trace: what is unacked comes again. Returns at once; to
+        stop again does nothing."""
+        self._leave(ActorEvent.STOP)
+        if self.turn is not None:
+            self.turn.abandon()
+
+    async def leave_behind(self, turn: Turn) -> None:
+        """Leave memory without the turn, which is past its deadline, and which nothing ends. Its message stands in the
+        inbox, as one that was started, for whoever takes the session up. Raises Fenced."""
+        await self._custody.mark(turn)
+        while self._intake.arrivals:
+            await self._custody.place_all()
+        if turn is self.turn:
+            self.stop_async()
+            self._over(turn)
+
+    async def stop(self) -> None:
+        """The same, and return once it has `stopped`. Not for its own turn to call."""
+        self.stop_async()
+        await self.stopped()
+
+    async def stopped(self) -> None:
+        """Return once it has left memory, by a stop or a failure of the runtime, and its turn has ended."""
+        if self.life not in FINAL:
+            self._left = self._left or asyncio.Event()
+            await self._left.wait()
+        await self.rested.wait()
 
     def step(self) -> None:
         """Start what may start now, or see to it that the next chance is not missed."""
@@ -184,11 +235,19 @@ class Actor:
                 self._reload()
             elif self._is_ready:
                 self._choose()
-        if self._memory.outbox and not (self._flushing or self._custody.stale) and self._goes_on:
-            self._flushing = True
-            self._world.spawn(self._beside(self._flush()))
-        if (due := self._intake.arrivals.due()) is not None and not self._placing_soon:
-            self._wake_in(due - self._world.clock.monotonic())
+        if self._memory.outbox and not self._custody.stale and self._goes_on:
+            self._errands.start(Errand.FLUSH, self._flush)
+        if (due := self._intake.arrivals.due()) is not None and Errand.PLACE not in self._errands:
+            self._alarm.set(due - self._world.clock.monotonic())
+
+    def held_up(self) -> HeldUp | None:
+        """Its message that has been held up longest, where one may be."""
+        turn, first = self.turn, self._intake.arrivals.oldest()
+        if turn is not None:
+            return None if turn.queued else HeldUp(turn.due, turn.waits_for, self.key, turn.message_id)
+        if self._behind is not None or first is None or self.life is not ActorState.IDLE:
+            return self._behind
+        return HeldUp(first.at, STORE, self.key, first.entry.message_id)
 
     def arrivals(self) -> list[Arrival]:
         """What was delivered and is neither started nor placed."""
@@ -203,22 +262,27 @@ class Actor:
         now = self._world.clock.now()
         match self._memory.choose(now):
             case Start(entry) if entry.skip or self._is_known(entry, now):
-                self._begin(Turn(Envelope(), entry, 0.0, attempt=entry.attempts, waiting=True))
+                behaviour = self._world.behaviour(self.key)
+                self._begin(waiting_turn(entry, self._memory.batch(entry, behaviour.max_batch if behaviour else 1)))
             case Start(entry):
                 self._wait(entry.placed + self._world.order_timeout - now)
             case Wait(until):
                 self._wait(until - now)
+            case Suspended(entry):
+                self._move(ActorEvent.WAIT)
+                if not self._memory.at_rest:
+                    self._errands.start(Errand.REST, lambda: self._custody.lay_to_rest(entry))
             case Held(entry):
                 self._move(ActorEvent.WAIT)
-                self._taking_over = True
-                self._world.spawn(self._beside(self._take_over(entry)))
+                # Nothing of the session starts before that message has come to its end, or is this owner's.
+                self._errands.start(Errand.TAKE_OVER, lambda: self._custody.take_over(entry))
             case Gap():
                 self._move(ActorEvent.WAIT)
                 self._gaps.watch(self._custody)
             case Empty():
                 first = self._intake.arrivals.first()
                 if first is not None and self._may_start(first):
-                    self._begin(self._fast(self._intake.arrivals.start()))
+                    self._begin(self._intake.arrivals.start().turn(self._world.clock))
                 else:
                     self._move(ActorEvent.REST)
 
@@ -226,7 +290,8 @@ class Actor:
         """Only what was certainly never started before may start without being counted."""
         return (
             arrival.delivery.redeliveries == 0
-            and not arrival.entry.redriven
+            and not (arrival.entry.redriven or arrival.entry.due)
+            and not self._memory.is_paused(arrival.entry.message_id)
             and not self._memory.has_journal(arrival.entry.message_id)
             and self._memory.place(arrival.entry.number) is Place.NEXT
             and (arrival.entry.skip or self._world.behaviour(self.key) is not None)
@@ -236,114 +301,116 @@ class Actor:
         """Its target is known, or it has waited long enough for a revision that knows it."""
         return self._world.behaviour(self.key) is not None or now >= entry.placed + self._world.order_timeout
 
-    def _fast(self, arrival: Arrival) -> Turn:
-        clock = self._world.clock
-        published = clock.monotonic() - max(0.0, clock.now() - arrival.delivery.published)
-        turn = Turn(arrival.envelope, arrival.entry, min(published, arrival.at), deliveries=[arrival.delivery])
-        turn.ledger.add(turn_pb2.LEDGER_CAUSE_BROKER_WAIT, turn.published, arrival.at)
-        turn.ledger.add(turn_pb2.LEDGER_CAUSE_MAILBOX_WAIT, arrival.at, clock.monotonic())
-        return turn
-
     def _begin(self, turn: Turn) -> None:
-        self.turn = turn
+        self.turn, turn.due = turn, self._world.clock.monotonic()
         self.rested.clear()
         self._intake.arrivals.sift(lambda arrival: not self._intake.joins(arrival))
         self._move(ActorEvent.BEGIN)
         self._world.spawn(self._run(turn))
 
     async def _run(self, turn: Turn) -> None:
-        if self.life in FINAL:
-            return
         turn.task = asyncio.current_task()
+        if turn.task is not None:
+            turn.task.set_name(turn.message_id)
         try:
+            if self.life in FINAL:
+                return
             if turn.waiting and turn.entry.starts > 0 and not turn.entry.skip:
                 turn.queued = True
-                async with self._suspects:
-                    turn.queued = False
-                    await self._take(turn)
-            else:
-                await self._take(turn)
+                await self._suspects.acquire()
+                turn.queued, turn.suspect = False, True
+            await self._take(turn)
         except Fenced as fenced:
             self._world.fenced(self.owner, fenced.epoch)
-        except Exception:
-            self._defective("turn could not be settled: a defect of the runtime")
+        except Exception as error:
+            self._defective("turn could not be settled: a defect of the runtime", error)
         finally:
             self.used = self._world.clock.monotonic()
-            self.turn = None
-            self.rested.set()
-            turn.begins.set()
+            self._over(turn)
         if self.life is ActorState.RUNNING:
             self._move(ActorEvent.REST)
         self.step()
 
+    def _over(self, turn: Turn) -> None:
+        if turn.suspect:
+            turn.suspect = False
+            self._suspects.release()
+        self.turn = None
+        self.rested.set()
+        turn.begins.set()
+
     async def _take(self, turn: Turn) -> None:
         if turn.called_off and turn.waiting:
             return
-        if await self._runner.run(turn, on_long=lambda: self._world.spawn(self._mark(turn))) is Afterwards.STALE:
+        turns = await self._runner.gather(turn) if turn.batch else [turn]
+        if not turns:
             self._custody.outdated()
-        turn.ack()
+        for each in turns:
+            each.task, self.turn = turn.task, each
+            try:
+                afterwards = await self._runner.run(each, on_long=functools.partial(self._mark, each))
+            finally:
+                each.begins.set()
+            fault_points.reach("ack.before")
+            for one in each.all:
+                one.ack()
+            fault_points.reach("ack.after")
+            if afterwards is Afterwards.STALE:
+                self._custody.outdated()
+            if afterwards is Afterwards.STALE or self._memory.holds(each.number) or not self._goes_on:
+                # It waits again, and those behind it do with it; or the session is another's.
+                break
 
-    async def _mark(self, turn: Turn) -> None:
-        """The turn takes long: its message waits in the store from now on, and its delivery is acked."""
-        try:
-            await self._custody.mark(turn)
-        except Fenced as fenced:
-            self._world.fenced(self.owner, fenced.epoch)
+    def _mark(self, turn: Turn) -> None:
+        self._errands.beside(self._custody.mark(turn))
 
-    async def _take_over(self, entry: Entry) -> None:
-        """Nothing of the session starts before the message under a mark has come to its end, or is this owner's."""
-        try:
-            await self._custody.take_over(entry)
-        finally:
-            self._taking_over = False
+    async def _heed(self) -> None:
+        """Obey what was recorded for the message that runs: a PAUSE does not stop it, but its next step."""
+        await self._custody.heed()
+        verbs, turn = self._memory.verbs, self.turn
+        for each in turn.all if turn is not None else ():
+            if turn is not None and each.message_id in verbs.cancelled:
+                turn.cancel(kill=each.message_id in verbs.killed)
 
     async def _flush(self) -> None:
-        try:
+        with self._is_behind(BROKER) if self._custody.owes else contextlib.nullcontext():
             await self._custody.flush()
-        finally:
-            self._flushing = False
 
-    async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+    @contextlib.contextmanager
+    def _is_behind(self, cause: LedgerCause.ValueType) -> Iterator[None]:
+        """Inside, what waits waits for this alone."""
+        self._behind = HeldUp(self._world.clock.monotonic(), cause, self.key)
         try:
-            await work
-        except Fenced as fenced:
-            self._world.fenced(self.owner, fenced.epoch)
-        except Exception:
-            self._defective("work beside a turn failed: a defect of the runtime")
-        self.step()
+            yield
+        finally:
+            self._behind = None
 
-    def _defective(self, what: str) -> None:
+    def _defective(self, what: str, error: Exception) -> None:
         log.exception(what, session=str(self.key))
-        self._move(ActorEvent.FAIL)
+        self.failures.put(error)
+        self._leave(ActorEvent.FAIL)
         self._world.defective(self.owner)
 
     def _wait(self, wait: float) -> None:
         self._move(ActorEvent.WAIT)
-        self._wake_in(wait)
-
-    def _wake_in(self, wait: float) -> None:
-        loop = asyncio.get_running_loop()
-        at = loop.time() + max(0.0, wait)
-        if self._alarm is not None and not self._alarm.cancelled() and loop.time() < self._alarm.when() <= at:
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = loop.call_at(at, self._wake)
+        self._alarm.set(wait)
 
     def _wake(self) -> None:
-        self._alarm = None
         due = self._intake.arrivals.due()
-        if due is not None and due <= self._world.clock.monotonic() and not self._placing_soon:
-            self._placing_soon = True
-            self._world.spawn(self._beside(self._place_due()))
+        if due is not None and due <= self._world.clock.monotonic():
+            self._errands.start(Errand.PLACE, self._custody.place_due)
         self.step()
-
-    async def _place_due(self) -> None:
-        """Write what has waited long enough to the inbox."""
-        try:
-            await self._custody.place_due()
-        finally:
-            self._placing_soon = False
 
     def _move(self, event: ActorEvent) -> None:
         self.life = after(self.life, event)
+
+    def _leave(self, event: ActorEvent) -> None:
+        before = self.life
+        self._move(event)
+        if before in FINAL:
+            return
+        self._intake.arrivals.clear()
+        self._alarm.cancel()
+        self.failures.end()
+        if self._left is not None:
+            self._left.set()

@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.port import Delivery
+from troupe.chassis.clock import Clock
+from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Entry, Owner, Placed
+from troupe.dataplane.state.schedule import entering
+from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 
 PATIENCE = 0.05
@@ -24,6 +28,19 @@ class Arrival:
     entry: Entry
     at: float
     """Clock.monotonic() of its delivery."""
+
+    def turn(self, clock: Clock) -> Turn:
+        """Its turn, on the fast path."""
+        published = clock.monotonic() - max(0.0, clock.now() - self.delivery.published)
+        turn = Turn(self.envelope, self.entry, min(published, self.at), deliveries=[self.delivery])
+        turn.ledger.add(turn_pb2.LEDGER_CAUSE_BROKER_WAIT, turn.published, self.at)
+        turn.ledger.add(turn_pb2.LEDGER_CAUSE_MAILBOX_WAIT, self.at, clock.monotonic())
+        return turn
+
+    @property
+    def patience(self) -> float:
+        """Clock.monotonic() when it is to be placed: what comes for later at once, as what refuses to wait."""
+        return self.at if self.entry.due or self.entry.rejection else self.at + PATIENCE
 
 
 class Arrivals:
@@ -49,6 +66,10 @@ class Arrivals:
         """Drop those that are not to be kept."""
         self._fresh = deque(arrival for arrival in self._fresh if keep(arrival))
 
+    def oldest(self) -> Arrival | None:
+        """Of those that are here, the one that came first."""
+        return next(iter(self._placing or self._fresh), None)
+
     def first(self) -> Arrival | None:
         """The one that may start next, if any may."""
         return self._fresh[0] if self._fresh and not self._placing else None
@@ -59,22 +80,24 @@ class Arrivals:
 
     def due(self) -> float | None:
         """Clock.monotonic() when the next one is to be placed; None while some are being placed, or none is here."""
-        return self._fresh[0].at + PATIENCE if self._fresh and not self._placing else None
+        return self._fresh[0].patience if self._fresh and not self._placing else None
 
     def clear(self) -> None:
         """They are the broker's again."""
         self._fresh.clear()
 
-    async def place(self, until: float, world: World, owner: Owner, key: SessionKey) -> list["Placement"]:
-        """Write those that came before `until`, a Clock.monotonic(), to the inbox, in order. Raises Fenced. One call
-        at a time."""
+    async def place(
+        self, until: float, world: World, owner: Owner, key: SessionKey, *, busy: Callable[[], bool]
+    ) -> list["Placement"]:
+        """Write those that came before `until`, a Clock.monotonic(), to the inbox, in order. `busy`: a turn runs whose
+        message does not wait. Raises Fenced. One call at a time."""
         while self._fresh and self._fresh[0].at <= until:
             self._placing.append(self._fresh.popleft())
 
         async def put(arrival: Arrival) -> Placement:
             entry, body = arrival.entry, arrival.envelope.SerializeToString()
-            placed = await world.persist("inbox", lambda: world.store.put(owner, key, entry, body))
-            return Placement(arrival, replace(entry, skip=placed is Placed.SKIPPED), placed)
+            placed = await world.persist("inbox", lambda: world.store.put(owner, key, entry, body, busy=busy()))
+            return Placement(arrival, replace(entering(entry), skip=placed is Placed.SKIPPED), placed)
 
         try:
             return list(await asyncio.gather(*map(put, self._placing)))

@@ -1,12 +1,14 @@
 """What one attempt at a turn shows to those who listen, in order, with text coalesced."""
 
 import asyncio
+from collections.abc import Iterable
 
 from troupe.broker.order import Number
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import TroupeError
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.hub import MessageLog
+from troupe.dataplane.state.port import Promise
 from troupe.v1.envelope_pb2 import SessionRef
 from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished, ToolCallStarted
 
@@ -37,10 +39,17 @@ class AttemptEvents:
         self._shown_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def started(self, worker_id: str, revision_id: str) -> None:
+    def started(self, worker_id: str, revision_id: str, *, continues: bool = False) -> None:
+        """`continues`: the attempt before ended in a wait, and what it showed stands."""
         event = self._event()
         event.started.worker_id, event.started.revision_id = worker_id, revision_id
+        event.started.continues = continues
         self._show(event)
+
+    def next(self, attempt: int) -> None:
+        """What follows is of this attempt."""
+        self._flush()
+        self._attempt, self._sequence = attempt, 0
 
     def text(self, text: str) -> None:
         """Show more of the answer: the first at once, then at most every COALESCE seconds."""
@@ -74,6 +83,17 @@ class AttemptEvents:
         event.sealed.error.CopyFrom(error.detail())
         if next_attempt is not None:
             event.sealed.next_attempt.CopyFrom(timestamp(next_attempt))
+        self._show(event)
+
+    def suspended(self, promises: Iterable[Promise]) -> None:
+        """The attempt is over, and stands: its turn waits for one of these, or, where there are none, for RESUME."""
+        self._flush()
+        event = self._event()
+        event.suspended.SetInParent()
+        for promise in promises:
+            awaited = event.suspended.promises.add(promise_id=promise.id, name=promise.name)
+            if promise.expires:
+                awaited.expires.CopyFrom(timestamp(promise.expires))
         self._show(event)
 
     def completed(self, completed: Completed, only: Number | None = None) -> None:

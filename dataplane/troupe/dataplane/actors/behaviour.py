@@ -1,13 +1,15 @@
 """What an actor does with a message: the port between the runtime and the agents and actors that it hosts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Never, Protocol
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.ledger import Ledger
 from troupe.dataplane.actors.attempt import AttemptEvents
+from troupe.dataplane.state.port import Promise
 from troupe.v1.envelope_pb2 import Content, Envelope
 from troupe.v1.turn_pb2 import Usage
 
@@ -20,9 +22,27 @@ class Journal(Protocol):
         """What is journaled, by step."""
         ...
 
-    async def keep(self, steps: Mapping[str, bytes], *, starts: bool) -> None:
-        """Return once the steps are durable. `starts`: something that acts begins with them. A CANCEL recorded for
-        the message, or a new owner of its shard, ends the turn here."""
+    @property
+    def promises(self) -> Mapping[str, Promise]:
+        """What this turn has promised itself, by id, as it stood when the attempt began, and what was made since."""
+        ...
+
+    async def keep(
+        self,
+        steps: Mapping[str, bytes],
+        *,
+        starts: bool,
+        compensates: bool = False,
+        promises: Sequence[Promise] = (),
+    ) -> None:
+        """Return once the steps are durable, and the promises open. `starts`: something that acts begins with them. A
+        CANCEL or PAUSE recorded for the message, or a new owner of its shard, ends the attempt here; what
+        `compensates` is ended by a KILL only."""
+        ...
+
+    def calling(self) -> AbstractContextManager[None]:
+        """Inside, a call runs whose start is kept: the attempt does not end in a wait before it is left, which is when
+        the call's result is kept, or it is clear that there will be none."""
         ...
 
 
@@ -35,11 +55,22 @@ class TurnContext:
     attempt: int
     state: bytes
     """As the last turn left it; empty at first."""
+    snapshot: bytes
+    """What an earlier turn made of the history up to then; empty: none did."""
     history: Sequence[bytes]
-    """The deltas of all turns, oldest first."""
+    """The deltas of all turns since, oldest first."""
     journal: Journal
     events: AttemptEvents
     ledger: Ledger
+    suspend: Callable[[Collection[str]], Coroutine[Any, Any, Never]]
+    """Ends the attempt, from wherever in it this is awaited: the turn waits until one of these promises, by id, is
+    settled, and then runs again from its journal. Calls that run (`Journal.calling`) come to their end first, and no
+    other starts. Raises FailedPrecondition where one of them is not open: then there is nothing to wait for."""
+    batch: Sequence[Envelope] = ()
+    """The messages behind `message` that the turn settles with it. None but in a turn that takes a batch; that has no
+    journal."""
+    cancelled: Callable[[], bool] = lambda: False
+    """Whether a CANCEL or a KILL came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +78,18 @@ class Send:
     """A message that a turn sends once it is committed, if it is."""
 
     target: SessionKey
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class Remind:
+    """A reminder that a turn sets for its own session, in place of the one that has this name."""
+
+    name: str
+    due: float
+    """Seconds since the epoch."""
+    every: float
+    """Seconds; 0: once."""
     content: Content
 
 
@@ -65,6 +108,13 @@ class TurnResult:
     """What all turns of the session used, this one included."""
     sends: Sequence[Send] = ()
     """In order: messages to one session arrive in this order."""
+    replies: Sequence[Content] = ()
+    """To the messages of the batch, one each."""
+    snapshot: bytes | None = None
+    """What stands for the history up to and with `delta`, from now on."""
+    remind: Sequence[Remind] = ()
+    forget_reminders: Sequence[str] = ()
+    """By name."""
 
 
 class Behaviour(Protocol):
@@ -84,7 +134,23 @@ class Behaviour(Protocol):
         """Seconds that one attempt may take."""
         ...
 
+    @property
+    def retention(self) -> float:
+        """Seconds after which a session goes that nothing was said to."""
+        ...
+
+    @property
+    def max_batch(self) -> int:
+        """Messages that one turn takes at most; 1: it takes no batches."""
+        ...
+
     async def run(self, turn: TurnContext) -> TurnResult:
-        """Run one attempt. It is cancelled at its deadline, by a CANCEL, and when the worker stops. What it raises
-        ends the attempt: a TroupeError as it says, anything else as retryable."""
+        """Run one attempt. It is cancelled at its deadline, by a CANCEL, when it is suspended, and when the worker
+        stops. What it raises ends the attempt: a TroupeError as it says, anything else as retryable."""
+        ...
+
+    async def compensate(self, turn: TurnContext) -> None:
+        """Take back what the turn's journaled calls have done, newest first: a CANCEL has ended it. Each compensation
+        is journaled, and done once. Cancelled at the deadline, by a KILL, and when the worker stops; what it raises is
+        logged, and the message is cancelled all the same."""
         ...

@@ -17,7 +17,7 @@ from troupe.dataplane.actors.intake import Intake
 from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Entry, Owner
+from troupe.dataplane.state.port import CancelRecorded, Entry, Owner
 
 MAX_RUN: Final = 1_000
 """Numbers that are given up in one write."""
@@ -45,6 +45,7 @@ class Custody:
         """The store may have something else than memory: nothing starts before it is loaded."""
         self.owes = False
         """What it sent before it was loaded is to be flushed before a turn runs."""
+        self._changes = 0
         self._owner, self._world, self._gaps = owner, world, gaps
         self._turn, self._goes_on, self._step = turn, goes_on, step
         self._predecessors = Predecessors(key, owner, world)
@@ -57,14 +58,17 @@ class Custody:
         return self._changing.locked()
 
     def outdated(self) -> None:
-        """The store has something else than memory."""
+        """The store has something else than memory, or than what is just being loaded."""
         self.stale = True
+        self._changes += 1
 
     async def load(self) -> None:
-        """Take up what the store has."""
+        """Take up what the store has. What is outdated meanwhile stays so."""
         async with self._changing:
+            changes = self._changes
             self.memory.take_up(await self._world.persist("load", lambda: self._world.store.load(self.key)))
-            self.stale = False
+            self.stale = changes != self._changes
+            self.intake.tell_rejected(self.memory.inbox)
             self.owes = bool(self.memory.outbox)
             if self.memory.inbox.gaps():
                 self._gaps.watch(self)
@@ -103,6 +107,30 @@ class Custody:
             await self._place(self._world.clock.monotonic())
             if turn is not None and turn is self._turn() and not turn.marked:
                 await self.intake.write_down(turn)
+
+    async def lay_to_rest(self, entry: Entry) -> None:
+        """The message that comes next is suspended: nothing is to take up the session before that is over."""
+        async with self._changing:
+            if self.stale:
+                return
+            store = self._world.store
+            resting = replace(entry, starts=0)
+            try:
+                rests = await self._world.persist("rest", lambda: store.suspend(self._owner, self.key, resting, b""))
+            except CancelRecorded:
+                rests = False
+            if rests:
+                self.memory.rest(resting)
+            else:
+                self.outdated()
+
+    async def heed(self) -> None:
+        """Learn which verbs are recorded, in the middle of a turn: the rest is read anew once that is over."""
+        self.outdated()
+        turn = self._turn()
+        verbs = await self._world.persist("verbs", lambda: self._world.store.verbs(self.key))
+        if turn is self._turn():
+            self.memory.verbs = verbs
 
     async def take_over(self, entry: Entry) -> None:
         """Return once the message under another owner's mark has come to its end, or is this owner's, or the session is

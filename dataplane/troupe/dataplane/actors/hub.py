@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Final
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
@@ -20,7 +21,7 @@ from troupe.v1.turn_pb2 import Event
 
 FEED_LIMIT = 4096
 """Events that a session's follower may be behind before it is cut."""
-LAST = ("completed", "failed")
+LAST: Final = frozenset({"completed", "failed"})
 """The kinds of event that end a message."""
 
 
@@ -31,25 +32,10 @@ class Hub:
         self._logs: dict[tuple[SessionKey, str], MessageLog] = {}
         self._feeds: dict[SessionKey, set[Feed]] = {}
 
-    @contextlib.contextmanager
-    def log(self, key: SessionKey, message_id: str, *, runs: bool = False) -> Iterator["MessageLog"]:
+    def log(self, key: SessionKey, message_id: str, *, runs: bool = False) -> "Use":
         """The message's log, kept while this is entered, by any number of users. `runs`: the message's turn runs
         while it is entered; followers are stirred when that ends without the message's end."""
-        name = (key, message_id)
-        log = self._logs.get(name)
-        if log is None:
-            log = self._logs[name] = MessageLog(self, key)
-        log.users += 1
-        log.running += runs
-        try:
-            yield log
-        finally:
-            log.users -= 1
-            log.running -= runs
-            if runs and not log.ended:
-                log.stir()
-            if log.users == 0:
-                self._logs.pop(name, None)
+        return Use(self, (key, message_id), runs)
 
     def listening(self, key: SessionKey, message_id: str) -> bool:
         """Whether anybody has the message's log open, or follows the session."""
@@ -57,13 +43,17 @@ class Hub:
 
     def stir(self, concerned: Callable[[SessionKey], bool] = lambda _: True) -> None:
         """Stir those who follow these sessions, or messages of theirs."""
-        for (key, _), log in self._logs.items():
-            if concerned(key):
-                log.stir()
+        self.stir_messages(concerned)
         for key, feeds in self._feeds.items():
             if concerned(key):
                 for feed in feeds:
                     feed.stir()
+
+    def stir_messages(self, concerned: Callable[[SessionKey], bool]) -> None:
+        """Stir those who follow messages of these sessions: some may have been settled where they waited."""
+        for (key, _), log in self._logs.items():
+            if concerned(key):
+                log.stir()
 
     @contextlib.contextmanager
     def feed(self, key: SessionKey) -> Iterator["Feed"]:
@@ -82,8 +72,37 @@ class Hub:
             feed.push(event)
 
 
+class Use:
+    """See `Hub.log`."""
+
+    __slots__ = ("_hub", "_log", "_name", "_runs")
+
+    def __init__(self, hub: Hub, name: tuple[SessionKey, str], runs: bool) -> None:
+        self._hub, self._name, self._runs = hub, name, runs
+
+    def __enter__(self) -> "MessageLog":
+        logs, name = self._hub._logs, self._name
+        log = logs.get(name)
+        if log is None:
+            log = logs[name] = MessageLog(self._hub, name[0])
+        log.users += 1
+        log.running += self._runs
+        self._log = log
+        return log
+
+    def __exit__(self, *_: object) -> None:
+        log = self._log
+        log.users -= 1
+        log.running -= self._runs
+        if self._runs and not log.ended:
+            log.stir()
+        if log.users == 0:
+            self._hub._logs.pop(self._name, None)
+
+
 class MessageLog:
-    """The events of one message that still matter: those of attempts that were sealed are dropped."""
+    """The events of one message that still matter: those of attempts that were sealed are dropped, but for what stands
+    since a wait: an attempt that ended in one, and all before it."""
 
     def __init__(self, hub: Hub, key: SessionKey) -> None:
         self.users = self.running = 0
@@ -94,24 +113,48 @@ class MessageLog:
         self._hub, self._key = hub, key
         self._events: list[tuple[Event, Number | None, bytes]] = []
         self._dropped = 0
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None
+        """What followers wait for, where any do."""
+        self._waiters: set[asyncio.Future[None]] = set()
+        """Of those who wait for the end alone."""
 
     def append(self, event: Event, only: Number | None = None, digest: bytes = b"") -> None:
         """`only`: for the sender of this copy of the message and nobody else. `digest`: of the payload that it is
         about, where that is known."""
         if event.HasField("sealed"):
-            self._dropped += len(self._events)
-            self._events.clear()
+            stands = next((at for at in range(len(self._events), 0, -1) if self._suspends(at - 1)), 0)
+            self._dropped += len(self._events) - stands
+            del self._events[stands:]
         self._events.append((event, only, digest))
         self._tell()
+        last = event.WhichOneof("kind") in LAST
+        if last:
+            self._wake()
         if only is None:
-            self.ended = self.ended or event.WhichOneof("kind") in LAST
+            self.ended = self.ended or last
             self._hub._feed(self._key, event)
 
     def stir(self) -> None:
-        """Let everybody's `follow` end, once it has given what is here."""
+        """Let everybody's `follow` and `end` end, once they have given what is here."""
         self.stirs += 1
         self._tell()
+        self._wake()
+
+    async def end(self, number: Number | None, digest: bytes, within: float) -> Event | None:
+        """The message's last event, for the sender of this copy and payload, once it is here; None when the follower
+        is stirred before, or after `within` seconds."""
+        loop, stirs = asyncio.get_running_loop(), self.stirs
+        until = loop.time() + within
+        while (end := self._end(number, digest)) is None and self.stirs == stirs and loop.time() < until:
+            waiter = loop.create_future()
+            self._waiters.add(waiter)
+            alarm = loop.call_at(until, _set, waiter)
+            try:
+                await waiter
+            finally:
+                alarm.cancel()
+                self._waiters.discard(waiter)
+        return end
 
     async def follow(
         self,
@@ -126,25 +169,41 @@ class MessageLog:
         beyond = (after.epoch, after.attempt, after.sequence) if after else (0, 0, 0)
         cursor, stirs = 0, self.stirs if stirs is None else stirs
         while True:
-            news = self._news
+            news = self._news = self._news or asyncio.Event()
             fresh = self._events[max(0, cursor - self._dropped) :]
             cursor = self._dropped + len(self._events)
             for event in _coalesced(
                 event
                 for event, only, about in fresh
-                if (only == number if only else about in (b"", digest) or not digest)
+                if _is_for(number, digest, only, about)
                 and ((event.epoch, event.attempt, event.sequence) > beyond or event.WhichOneof("kind") in LAST)
             ):
                 yield event
                 if event.WhichOneof("kind") in LAST:
                     return
+                # What stands may have moved up behind what was dropped.
+                beyond = max(beyond, (event.epoch, event.attempt, event.sequence))
             if self.stirs != stirs:
                 return
             await news.wait()
 
+    def _suspends(self, index: int) -> bool:
+        return self._events[index][0].HasField("suspended")
+
+    def _end(self, number: Number | None, digest: bytes) -> Event | None:
+        for event, only, about in reversed(self._events):
+            if event.WhichOneof("kind") in LAST and _is_for(number, digest, only, about):
+                return event
+        return None
+
     def _tell(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        news, self._news = self._news, None
+        if news is not None:
+            news.set()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            _set(waiter)
 
 
 class Feed:
@@ -182,6 +241,16 @@ class Feed:
                 )
             if self._stirred:
                 return
+
+
+def _is_for(number: Number | None, digest: bytes, only: Number | None, about: bytes) -> bool:
+    """Whether an event is for the sender of this copy: one for the copy `only`, else one about its payload."""
+    return only == number if only else about in (b"", digest) or not digest
+
+
+def _set(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _coalesced(events: Iterator[Event]) -> Iterator[Event]:

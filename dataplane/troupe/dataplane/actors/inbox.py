@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from troupe.broker.order import Number, Place, Position
-from troupe.dataplane.state.port import Entry
+from troupe.dataplane.state.port import Entry, Verbs
 
+NO_VERBS: Final = Verbs()
 SPARE: Final = 64
 """Entries of a heap beyond twice what waits from which on it is made anew."""
 
@@ -29,6 +30,13 @@ class Wait:
     """The next one has failed and waits until then; those behind it wait with it."""
 
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The next one waits for a promise or for RESUME; those behind it wait with it."""
+
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class Empty:
     """Nothing waits."""
 
 
-Choice = Start | Wait | Held | Gap | Empty
+Choice = Start | Wait | Suspended | Held | Gap | Empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +149,39 @@ class Inbox:
         """`number` and those after it were given up, `count` in all; the first came next."""
         self._move(number.stream, self._position(number.stream).pass_over(count))
 
-    def choose(self, now: float) -> Choice:
-        """The first entry whose number comes next in its stream, unless one stands under a mark."""
+    def choose(self, now: float, verbs: Verbs = NO_VERBS) -> Choice:
+        """The first entry whose number comes next in its stream, unless one stands under a mark. What is cancelled
+        waits for nothing more."""
         for number in self._marked:
             return Held(self._entries[number])
         if (found := self._first(self._next)) is not None:
+            if found.skip or found.message_id in verbs.cancelled:
+                return Start(found)
+            if found.awaits or found.message_id in verbs.paused:
+                return Suspended(found)
             return Start(found) if found.not_before <= now else Wait(found.not_before)
         if (first := self._first(self._all)) is None:
             return Empty()
         return Gap(Number(first.number.stream, self._position(first.number.stream).settled + 1))
+
+    def following(self, first: Entry) -> Iterator[Entry]:
+        """What could start after `first`, which comes next, one after the other, were each of them settled in turn."""
+        ahead, positions = first, dict[str, Position]()
+        known = {number for rank, number in self._next if self._ranks.get(number) == rank} | {first.number}
+        heap = [(self._ranks[number], number.stream, number.sequence) for number in known - {first.number}]
+        heapq.heapify(heap)
+        while True:
+            stream = ahead.number.stream
+            positions[stream] = positions.get(stream, self._position(stream)).settle(ahead.number.sequence)
+            behind = Number(stream, positions[stream].settled + 1)
+            if behind in self._entries and behind not in known:
+                known.add(behind)
+                heapq.heappush(heap, (self._ranks[behind], stream, behind.sequence))
+            if not heap:
+                return
+            _, stream, sequence = heapq.heappop(heap)
+            ahead = self._entries[Number(stream, sequence)]
+            yield ahead
 
     def gaps(self) -> list[Run]:
         """For each stream whose foremost number waits for others: those."""

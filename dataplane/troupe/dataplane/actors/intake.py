@@ -1,6 +1,6 @@
 """From deliveries to the inbox: what is taken in, what is written down, and what memory makes of that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from troupe.broker.addressing import SessionKey
@@ -8,8 +8,8 @@ from troupe.broker.order import Place
 from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.arrivals import Arrival, Arrivals, Placement
 from troupe.dataplane.actors.attempt import AttemptEvents
+from troupe.dataplane.actors.endings import refused
 from troupe.dataplane.actors.memory import SessionMemory
-from troupe.dataplane.actors.settle import refused
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Entry, Owner, Placed
@@ -44,8 +44,9 @@ class Intake:
 
     def joins(self, arrival: Arrival) -> bool:
         """It came again, or is a SKIP for the number that runs: it is acked with the turn."""
-        turn = self._turn()
-        if turn is None or turn.number != arrival.entry.number:
+        running = self._turn()
+        turn = None if running is None else running.of(arrival.entry.number)
+        if turn is None:
             return False
         turn.deliveries.append(arrival.delivery)
         return True
@@ -55,20 +56,24 @@ class Intake:
         waits for others that have not come."""
         await self._write_down_copied()
         beyond = False
-        for placement in await self.arrivals.place(until, self._world, self._owner, self._key):
+        for placement in await self.arrivals.place(until, self._world, self._owner, self._key, busy=self._is_busy):
             self._placed(placement)
             placement.arrival.delivery.ack()
             beyond = beyond or self._memory.place(placement.entry.number) is Place.BEYOND
         return beyond
 
     async def write_down(self, turn: Turn) -> None:
-        """The message of a turn that runs stands in the inbox from now on, under the owner's mark; its delivery is
+        """The messages of a turn that runs stand in the inbox from now on, under the owner's mark; their deliveries are
         acked."""
+        for each in reversed(turn.all):
+            await self._write_down(turn, each)
+
+    async def _write_down(self, running: Turn, turn: Turn) -> None:
         counted = turn.attempt + (turn.began or turn.waiting)
         entry = replace(turn.entry, running=self._owner.mark, attempts=counted)
         body = turn.envelope.SerializeToString()
         place = await self._world.persist("inbox", lambda: self._world.store.put(self._owner, self._key, entry, body))
-        if turn is self._turn() and place in (Placed.NEW, Placed.PRESENT):
+        if running is self._turn() and place in (Placed.NEW, Placed.PRESENT):
             turn.waiting = turn.marked = True
             self._memory.put_first(entry)
         turn.ack()
@@ -92,13 +97,27 @@ class Intake:
             case Placed.NEW | Placed.SKIPPED:
                 self._refuse_other_payload(placement.arrival.entry)
                 self._memory.wait(entry, recorded=entry.skip)
+                self.tell_rejected([entry])
                 metrics.INBOX_WRITES.inc()
+            case Placed.SCHEDULED:
+                self._world.scheduled(self._owner, placement.arrival.entry.due)
             case Placed.PRESENT if not self._memory.holds(entry.number):
                 self._outdated()
             case Placed.SETTLED if self._turn() is None and self._memory.place(entry.number) is not Place.SETTLED:
                 self._outdated()
             case Placed.PRESENT | Placed.SETTLED:
                 pass
+
+    def tell_rejected(self, entries: Iterable[Entry]) -> None:
+        """Let those who follow what refused to wait look at its end at once: its number is settled in its order."""
+        for entry in entries:
+            if entry.skip and entry.rejection and self._world.hub.listening(self._key, entry.message_id):
+                with self._world.hub.log(self._key, entry.message_id) as message_log:
+                    message_log.stir()
+
+    def _is_busy(self) -> bool:
+        turn = self._turn()
+        return turn is not None and not turn.waiting
 
     def _refuse_other_payload(self, entry: Entry) -> None:
         """The id of a message that waits, with another payload: its sender is told at once, where it is sure which of

@@ -1,14 +1,14 @@
 """The life of an actor, as a table. Pure.
 
 An actor is ACTIVATING while its state is loaded. Then it is IDLE, RUNNING one turn, or WAITING: something is in its
-inbox that may not start yet (a retry, a gap). DRAINING lets the turn that runs come to its end and starts no other.
-STOPPED and FAILED are final: the actor has left memory, and its next message activates another.
+inbox that may not start yet (a retry, a gap, a promise, RESUME). DRAINING lets the turn that runs come to its end and
+starts no other. STOPPED and FAILED are final: the actor has left memory, and its next message activates another.
 """
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 
-class ActorState(Enum):
+class ActorState(IntEnum):
     ACTIVATING = auto()
     IDLE = auto()
     RUNNING = auto()
@@ -18,7 +18,7 @@ class ActorState(Enum):
     FAILED = auto()
 
 
-class ActorEvent(Enum):
+class ActorEvent(IntEnum):
     """What moves an actor on."""
 
     LOADED = auto()

@@ -1,11 +1,14 @@
 """What an owner knows of one session: the store's answer when it was loaded, and what has changed since. Pure."""
 
+import itertools
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 
 from troupe.broker.order import Number, Place
-from troupe.dataplane.actors.inbox import Choice, Inbox
-from troupe.dataplane.state.port import RECENT, Entry, Loaded, Outgoing, Sent, begun
+from troupe.dataplane.actors.inbox import Choice, Inbox, Suspended
+from troupe.dataplane.actors.recorded import Recorded
+from troupe.dataplane.state.port import RECENT, Entry, Loaded, Outgoing, Sent, Verbs, begun
+from troupe.dataplane.state.schedule import is_occurrence
 
 
 class SessionMemory:
@@ -18,25 +21,33 @@ class SessionMemory:
         self._sent: dict[str, Sent] = {}
         self.loaded = Loaded(sent=self._sent)
         """Version, state, history and streams to others, up to date; the rest of it is beside it."""
-        self._recent: dict[str, None] = {}
-        self._recent_is_all = True
-        self._cancelled: set[str] = set()
+        self._recorded = Recorded()
+        self.verbs = Verbs()
+        """What was recorded for messages of the session, as far as it was told."""
         self._journaled: Set[str] = frozenset()
+        self._resting: Number | None = None
 
     def take_up(self, loaded: Loaded) -> None:
-        """The store's answer takes the place of all that was known, but for cancels that are not obeyed yet."""
+        """The store's answer takes the place of all that was known."""
         self.inbox = Inbox(loaded.inbox, loaded.positions)
         self.outbox = {message.number: message for message in loaded.outbox}
         self._sent = dict(loaded.sent)
-        self.loaded = Loaded(loaded.version, loaded.state, loaded.history, sent=self._sent)
-        self._recent = dict.fromkeys([*loaded.recent, *self._cancelled])
-        self._recent_is_all = len(loaded.recent) < RECENT
-        self._cancelled.update(loaded.cancelled)
+        self.loaded = Loaded(loaded.version, loaded.state, loaded.snapshot, loaded.history, sent=self._sent)
+        self._recorded = Recorded(loaded.recent, complete=len(loaded.recent) < RECENT)
+        self.verbs = loaded.verbs
         self._journaled = loaded.journaled
+        self._resting = None
 
     def choose(self, now: float) -> Choice:
         """Which waiting message may start."""
-        return self.inbox.choose(now)
+        return self.inbox.choose(now, self.verbs)
+
+    def batch(self, first: Entry, most: int) -> list[Entry]:
+        """What one turn may take beside `first`, which may start, so that it takes `most` messages in all: what could
+        start next, one after the other, as far as nothing of it has ever begun and no verb is recorded for it."""
+        if most < 2 or not self._is_fresh(first):
+            return []
+        return list(itertools.islice(itertools.takewhile(self._is_fresh, self.inbox.following(first)), most - 1))
 
     def place(self, number: Number) -> Place:
         return self.inbox.place(number)
@@ -50,28 +61,20 @@ class SessionMemory:
         return next(iter(self.inbox.of(message_id)), None)
 
     def may_have_record(self, message_id: str) -> bool:
-        return not self._recent_is_all or message_id in self._recent
+        return self._recorded.may_hold(message_id)
+
+    def is_paused(self, message_id: str) -> bool:
+        return message_id in self.verbs.paused
 
     def has_journal(self, message_id: str) -> bool:
         """An attempt before this session was loaded journaled steps: a copy must find them."""
         return message_id in self._journaled
 
-    def is_cancelled(self, message_id: str) -> bool:
-        """A CANCEL was recorded for it, and it was not settled since."""
-        return message_id in self._cancelled
-
-    def cancel(self, message_id: str) -> None:
-        """A CANCEL was recorded: where the message waited the store may have settled it."""
-        self._cancelled.add(message_id)
-        self._recent[message_id] = None
-        for entry in self.inbox.of(message_id):
-            self.inbox.replace(_cancelled(entry))
-
     def wait(self, entry: Entry, *, recorded: bool = False) -> None:
         """It stands at the inbox's end; `recorded`: its message may have been settled by that."""
         self.inbox.append(entry)
         if recorded:
-            self._recent[entry.message_id] = None
+            self._recorded.add(entry.message_id)
 
     def begin(self, entry: Entry) -> None:
         """A start of it was counted."""
@@ -82,29 +85,49 @@ class SessionMemory:
         """It stands at the inbox's head: it runs on, was taken over, or is tried again."""
         self.inbox.put_first(entry)
 
+    def rest(self, entry: Entry) -> None:
+        """It stands at the inbox's head, suspended, and the store has laid the session to rest."""
+        self.inbox.put_first(entry)
+        self._resting = entry.number
+        if not entry.awaits:
+            self.verbs = replace(self.verbs, paused=self.verbs.paused | {entry.message_id})
+
+    @property
+    def at_rest(self) -> bool:
+        """The store knows that nothing of the session starts before what comes next, which is suspended, does."""
+        match self.choose(0.0) if self._resting else None:
+            case Suspended(entry):
+                return entry.number == self._resting
+            case _:
+                return False
+
     def settle(self, number: Number) -> None:
         self.inbox.settle(number)
 
     def record(self, message_id: str) -> None:
         """The message has a record; what waits under its id is a copy."""
-        self._cancelled.discard(message_id)
-        self._recent[message_id] = None
-        if len(self._recent) > RECENT:
-            self._recent_is_all = False
-            del self._recent[next(iter(self._recent))]
+        self._recorded.add(message_id)
         for entry in self.inbox.of(message_id):
             self.inbox.replace(replace(entry, skip=True))
 
     def turn_over(
-        self, version: int, state: bytes | None, delta: bytes | None, sent: Sequence[Outgoing], now: float
+        self,
+        version: int,
+        state: bytes | None,
+        delta: bytes | None,
+        snapshot: bytes | None,
+        sent: Sequence[Outgoing],
+        now: float,
     ) -> None:
         """What a turn changed, None where it did not, and what it sent."""
         before = self.loaded
-        self.loaded = replace(
-            before,
-            version=version,
-            state=before.state if state is None else state,
-            history=before.history if delta is None else [*before.history, delta],
+        history = before.history if delta is None else [*before.history, delta]
+        self.loaded = Loaded(
+            version,
+            before.state if state is None else state,
+            before.snapshot if snapshot is None else snapshot,
+            history if snapshot is None else (),
+            sent=self._sent,
         )
         for message in sent:
             self.outbox[message.number] = message
@@ -115,13 +138,12 @@ class SessionMemory:
         for number in numbers:
             self.outbox.pop(number, None)
 
+    def _is_fresh(self, entry: Entry) -> bool:
+        id_, verbs = entry.message_id, self.verbs
+        began = entry.skip or entry.attempts or entry.starts or entry.awaits or entry.redriven or entry.not_before
+        known = id_ in self._journaled or id_ in verbs.cancelled or id_ in verbs.paused
+        return not (began or known or is_occurrence(entry.number))
+
     def pass_over(self, number: Number, count: int) -> None:
         """The store gave up `number`, which came next, and those after it, `count` in all."""
         self.inbox.pass_over(number, count)
-
-
-def _cancelled(entry: Entry) -> Entry:
-    """What has begun is settled by a turn, soon; what has not, the store has settled where it waits."""
-    if entry.starts or entry.attempts or entry.running:
-        return replace(entry, not_before=0.0)
-    return replace(entry, skip=True)

@@ -5,10 +5,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
-
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
+from troupe.chassis import fault_points
 from troupe.chassis.errors import TroupeError
 from troupe.chassis.tracing import Carrier
 from troupe.chassis.wire import timestamp
@@ -26,8 +25,6 @@ FORGET_STREAM: Final = 23 * 3600.0
 """Seconds of silence after which a stream is not gone on with: receivers forget it after 24 h."""
 RETRY: Final = (0.1, 5.0)
 """Seconds between two tries to publish what was refused: at first, and at most."""
-
-log = structlog.get_logger()
 
 
 def outgoing(
@@ -92,16 +89,19 @@ async def flush(
             heads.setdefault(message.number.stream, message)
         sending = list(heads.values())
         refusals = await _publish(world, sending)
+        fault_points.reach("outbox.published")
         confirmed = [message.number for message, error in zip(sending, refusals, strict=True) if error is None]
         if confirmed:
             await world.persist("outbox", lambda numbers=confirmed: world.store.strike(owner, key, numbers))  # type: ignore[misc]
             memory.strike(confirmed)
             metrics.SENT.inc(len(confirmed))
         error = next((refusal for refusal in refusals if refusal is not None), None)
+        outage = world.outages["cannot send, trying again", ""]
         if error is None:
+            outage.over()
             delay = RETRY[0]
         else:
-            log.warning("cannot send, trying again", session=str(key), error=str(error), again_in_seconds=delay)
+            outage.failed(error, session=str(key))
             await world.clock.sleep(delay)
             delay = min(longest, delay * 2)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import traceback
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,15 +10,16 @@ from opentelemetry.trace import SpanKind
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import check_size
-from troupe.chassis import tracing
+from troupe.chassis import fault_points, tracing
+from troupe.chassis.clock import Clock
 from troupe.chassis.errors import DeadlineExceeded, Internal, NotFound, TroupeError
 from troupe.chassis.wire import seconds
-from troupe.dataplane.actors.attempt import AttemptEvents
+from troupe.dataplane.actors.batch import NoJournal
 from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
+from troupe.dataplane.actors.journal import AttemptJournal
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import CancelRecorded, Fenced, Owner, Record, VersionConflict
-from troupe.v1 import turn_pb2
+from troupe.dataplane.state.port import CancelRecorded, Fenced, Loaded, Owner, Record, VersionConflict
 
 STALE_AFTER = 23 * 3600.0
 """Seconds after which a message that never began is not begun: records of its copies may be forgotten soon."""
@@ -62,6 +62,13 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspended:
+    """It waits for one of these promises, or, where there are none, for RESUME."""
+
+    awaits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """There is nothing to do but to settle its number: a SKIP, or a copy of the message with this record."""
 
@@ -78,7 +85,7 @@ class CalledOff:
     """It was not to start any more, and did not: the shard is being handed over."""
 
 
-Outcome = Done | Failed | Expired | Cancelled | Skipped | Overtaken | CalledOff
+Outcome = Done | Failed | Expired | Cancelled | Suspended | Skipped | Overtaken | CalledOff
 
 
 class TurnRaised(Internal):
@@ -100,18 +107,9 @@ class MessageExpired(TroupeError):
     code = code_pb2.DEADLINE_EXCEEDED
 
 
-async def attempt(
-    world: World,
-    owner: Owner,
-    key: SessionKey,
-    turn: Turn,
-    *,
-    state: bytes,
-    history: Sequence[bytes],
-    events: AttemptEvents,
-) -> Outcome:
+async def attempt(world: World, owner: Owner, key: SessionKey, turn: Turn, loaded: Loaded) -> Outcome:
     """Run one attempt. Raises Fenced when another owns the session's shard."""
-    if (hopeless := _judge(turn, world.clock.now())) is not None:
+    if (hopeless := judge(turn, world.clock.now())) is not None:
         return hopeless
     behaviour = world.behaviour(key)
     if behaviour is None:
@@ -120,23 +118,17 @@ async def attempt(
         )
     if not turn.start():
         return CalledOff()
-    events.started(world.worker_id, behaviour.revision_id)
-    context = TurnContext(
-        key=key,
-        message=turn.envelope,
-        attempt=turn.attempt,
-        state=state,
-        history=history,
-        journal=_Journal(world, owner, key, turn),
-        events=events,
-        ledger=turn.ledger,
-    )
+    for each in turn.all:
+        each.events.started(world.worker_id, behaviour.revision_id, continues=each.continues)
+    context = context_of(world, owner, key, turn, loaded)
     try:
-        result, carrier = await _run(behaviour, context, turn)
-        check_size(result.reply)
+        fault_points.reach("turn.before")
+        result, carrier = await _run(behaviour, context, turn, world.clock)
+        fault_points.reach("turn.after")
+        _check(result, turn)
         return Done(result, behaviour, carrier)
     except Exception as error:
-        match _cause(error):
+        match cause_of(error):
             case Fenced() as fenced:
                 raise fenced from None
             case CancelRecorded():
@@ -145,6 +137,8 @@ async def attempt(
                 return Overtaken()
             case _ if turn.cancelled:
                 return Cancelled()
+            case _ if turn.suspended:
+                return Suspended(turn.awaits)
             case TroupeError() as cause:
                 return Failed(cause, behaviour)
             case cause:
@@ -153,30 +147,58 @@ async def attempt(
                     agent=key.agent,
                     session=key.session,
                     attempt=turn.attempt,
-                    error=_said(cause),
-                    where=_where(cause),
+                    error=said(cause),
+                    where=where(cause),
                 )
-                return Failed(TurnRaised("TURN_RAISED", f"{key.agent} raised {_said(cause)}"), behaviour)
+                return Failed(TurnRaised("TURN_RAISED", f"{key.agent} raised {said(cause)}"), behaviour)
 
 
-def _cause(error: Exception) -> Exception:
+def _check(result: TurnResult, turn: Turn) -> None:
+    if len(result.replies) != len(turn.batch):
+        raise Internal(
+            "REPLIES_MISSING", f"a turn of {len(turn.batch) + 1} messages gave {len(result.replies) + 1} replies"
+        )
+    for reply in (result.reply, *result.replies):
+        check_size(reply)
+
+
+def context_of(world: World, owner: Owner, key: SessionKey, turn: Turn, loaded: Loaded) -> TurnContext:
+    """What the attempt is given."""
+    journal = NoJournal() if turn.batch else AttemptJournal(world, owner, key, turn)
+    return TurnContext(
+        key=key,
+        message=turn.envelope,
+        attempt=turn.attempt,
+        state=loaded.state,
+        snapshot=loaded.snapshot,
+        history=loaded.history,
+        journal=journal,
+        events=turn.events,
+        ledger=turn.ledger,
+        suspend=journal.suspend,
+        batch=[other.envelope for other in turn.batch],
+        cancelled=lambda: turn.cancelled,
+    )
+
+
+def cause_of(error: Exception) -> Exception:
     """What ended the turn, where parts of it ran side by side: what the runtime says of it, before anything else."""
     if not isinstance(error, ExceptionGroup):
         return error
-    causes = [_cause(each) for each in error.exceptions]
+    causes = [cause_of(each) for each in error.exceptions]
     for kind in (Fenced, CancelRecorded, VersionConflict, TroupeError):
         if (found := next((cause for cause in causes if isinstance(cause, kind)), None)) is not None:
             return found
     return causes[0]
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """The error as one line that can be stored and sent, whatever it says."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text.encode(errors="replace")[:MAX_SAID].decode(errors="ignore")
 
 
-def _judge(turn: Turn, now: float) -> Outcome | None:
+def judge(turn: Turn, now: float) -> Outcome | None:
     """What ends the message before it starts; expiry only before its first start. A redriven one finds the journal of
     its earlier life, and every start of its own was counted."""
     if turn.cancelled:
@@ -192,8 +214,13 @@ def _judge(turn: Turn, now: float) -> Outcome | None:
     return None
 
 
-async def _run(behaviour: Behaviour, context: TurnContext, turn: Turn) -> tuple[TurnResult, tracing.Carrier]:
-    parent = tracing.context(turn.envelope.traceparent, turn.envelope.tracestate)
+async def _run(
+    behaviour: Behaviour, context: TurnContext, turn: Turn, clock: Clock
+) -> tuple[TurnResult, tracing.Carrier]:
+    sender = tracing.Carrier(turn.envelope.traceparent, turn.envelope.tracestate)
+    if not tracing.recording() and not sender.traceparent:
+        return await _in_time(behaviour, context, turn, clock), sender
+    parent = tracing.context(*sender)
     with tracing.tracer().start_as_current_span(
         f"turn {context.key.agent}",
         context=parent,
@@ -210,18 +237,25 @@ async def _run(behaviour: Behaviour, context: TurnContext, turn: Turn) -> tuple[
             "troupe.attempt": turn.attempt,
         },
     ):
-        try:
-            async with asyncio.timeout(behaviour.deadline) as scope:
-                turn.scope = scope
-                return await _contained(behaviour, context), tracing.carrier()
-        except TimeoutError as error:
-            if turn.cancelled or not scope.expired():
-                raise
-            raise DeadlineExceeded(
-                "TURN_DEADLINE", f"the turn took longer than its deadline of {behaviour.deadline:g} s"
-            ) from error
-        finally:
-            turn.scope = None
+        return await _in_time(behaviour, context, turn, clock), tracing.carrier()
+
+
+async def _in_time(behaviour: Behaviour, context: TurnContext, turn: Turn, clock: Clock) -> TurnResult:
+    try:
+        async with asyncio.timeout(behaviour.deadline) as scope:
+            turn.acts(scope, clock.monotonic() + behaviour.deadline)
+            return await _contained(behaviour, context)
+    except TimeoutError as error:
+        if turn.cancelled or turn.suspended or not scope.expired():
+            raise
+        raise DeadlineExceeded(
+            "TURN_DEADLINE", f"the turn took longer than its deadline of {behaviour.deadline:g} s"
+        ) from error
+    finally:
+        turn.has_acted(clock.monotonic())
+        if turn.abandoned:
+            # Its code may have swallowed that, and come to an end long after somebody else has its message.
+            raise asyncio.CancelledError
 
 
 async def _contained(behaviour: Behaviour, context: TurnContext) -> TurnResult:
@@ -234,7 +268,7 @@ async def _contained(behaviour: Behaviour, context: TurnContext) -> TurnResult:
             raise
         raise TurnRaised("TURN_RAISED", f"{context.key.agent} was cancelled from within") from error
     except SystemExit as error:
-        raise TurnRaised("TURN_RAISED", f"{context.key.agent} raised {_said(error)}") from error
+        raise TurnRaised("TURN_RAISED", f"{context.key.agent} raised {said(error)}") from error
 
 
 def _late(turn: Turn, now: float) -> TroupeError | None:
@@ -246,28 +280,8 @@ def _late(turn: Turn, now: float) -> TroupeError | None:
     return None
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """The innermost lines that it came through. Not the whole traceback: what it holds of values has no bound, and
     formatting it would hold up the loop."""
     frames = traceback.extract_tb(error.__traceback__)[-5:]
     return " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-
-
-class _Journal:
-    """See `troupe.dataplane.actors.behaviour.Journal`."""
-
-    def __init__(self, world: World, owner: Owner, key: SessionKey, turn: Turn) -> None:
-        self._world, self._owner, self._key, self._turn = world, owner, key, turn
-
-    @property
-    def kept(self) -> Mapping[str, bytes]:
-        return self._turn.journal
-
-    async def keep(self, steps: Mapping[str, bytes], *, starts: bool) -> None:
-        began = self._world.clock.monotonic()
-        store, turn = self._world.store, self._turn
-        await self._world.persist(
-            "journal", lambda: store.journal(self._owner, self._key, turn.named, steps, starts=starts)
-        )
-        turn.journal.update(steps)
-        turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, self._world.clock.monotonic())

@@ -1,90 +1,87 @@
 """What follows from the way an attempt ended: a commit, a retry, a dead letter, and the event that says so."""
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 import structlog
-from opentelemetry import trace
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.metrics import bounded
-from troupe.broker.port import DeadLetter
 from troupe.broker.retry import RetryPolicy
-from troupe.chassis.errors import AlreadyExists, TroupeError
+from troupe.chassis.errors import Aborted, TroupeError
 from troupe.chassis.ids import uuid7
-from troupe.chassis.wire import timestamp
+from troupe.chassis.wire import seconds, timestamp
 from troupe.dataplane.actors import metrics
-from troupe.dataplane.actors.attempt import AttemptEvents
-from troupe.dataplane.actors.behaviour import Behaviour
+from troupe.dataplane.actors.behaviour import Behaviour, TurnResult
+from troupe.dataplane.actors.compensation import compensate
+from troupe.dataplane.actors.endings import cancelled_record, refused, stored
+from troupe.dataplane.actors.letters import letter_of
 from troupe.dataplane.actors.outbox import outgoing
-from troupe.dataplane.actors.outcome import CalledOff, Cancelled, Done, Expired, Failed, Outcome, Overtaken, Skipped
+from troupe.dataplane.actors.outcome import (
+    CalledOff,
+    Cancelled,
+    Done,
+    Expired,
+    Failed,
+    Outcome,
+    Overtaken,
+    Skipped,
+    Suspended,
+)
+from troupe.dataplane.actors.outlook import Conflict, Outlook, Resting, Resumed, Retrying, Settled
+from troupe.dataplane.actors.progress import BROKER, STORE
+from troupe.dataplane.actors.reminders import reminders
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import Ending, World
 from troupe.dataplane.state.port import (
     CancelRecorded,
+    Companion,
     Entry,
     Loaded,
-    Outgoing,
     Owner,
+    PauseRecorded,
     Record,
     TurnCommit,
     VersionConflict,
 )
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import MessageStatus
-from troupe.v1.turn_pb2 import Completed, Fate, LedgerCause
+from troupe.v1.envelope_pb2 import Content
+from troupe.v1.turn_pb2 import Completed, Fate
 from troupe.v1.turn_pb2 import Failed as FailedEvent
 
-POOL = "agents"
-MESSAGE_ID_USED = "MESSAGE_ID_USED"
-"""Reason of the error that a copy with another payload is answered with."""
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The number is settled; what changed with it."""
-
-    version: int
-    recorded: bool
-    state: bytes | None = None
-    delta: bytes | None = None
-    sent: Sequence[Outgoing] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Retrying:
-    """The message stands at the head of the inbox."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """Memory is not what the store has: load it again. The message stands in the inbox."""
-
-
-Outlook = Settled | Retrying | Conflict
-
-
-async def settle(
-    world: World,
-    owner: Owner,
-    key: SessionKey,
-    turn: Turn,
-    outcome: Outcome,
-    loaded: Loaded,
-    events: AttemptEvents,
-) -> Outlook:
+async def settle(world: World, owner: Owner, key: SessionKey, turn: Turn, outcome: Outcome, loaded: Loaded) -> Outlook:
     """Make `outcome` durable and show it. Raises Fenced when another owns the session's shard."""
-    settling = _Settling(world, owner, key, turn, loaded, events)
+    settling = _Settling(world, owner, key, turn, loaded)
+    if turn.batch:
+        return await _ended_together(settling, outcome)
     try:
         try:
             return await _ended(settling, outcome)
         except VersionConflict:
             return await settling.conflict()
-    except CancelRecorded:
+        except PauseRecorded:
+            return await settling.suspended(())
+    except CancelRecorded as cancel:
+        turn.cancel(kill=cancel.kill)
         return await settling.cancelled()
+
+
+async def _ended_together(settling: "_Settling", outcome: Outcome) -> Settled | Conflict:
+    """All messages of a batch, or each by itself, in another attempt: none is to suffer for another."""
+    try:
+        if isinstance(outcome, Done):
+            return await settling.done(outcome)
+        error = outcome.error if isinstance(outcome, Failed) else None
+    except (VersionConflict, PauseRecorded, CancelRecorded):
+        error = None
+    return await settling.part(error)
 
 
 async def _ended(settling: "_Settling", outcome: Outcome) -> Outlook:
@@ -97,6 +94,8 @@ async def _ended(settling: "_Settling", outcome: Outcome) -> Outlook:
             return await settling.give_up(turn_pb2.FATE_EXPIRED, error, None)
         case Cancelled():
             return await settling.cancelled()
+        case Suspended(awaits):
+            return await settling.suspended(awaits)
         case Skipped(record):
             return await settling.skipped(record)
         case Overtaken():
@@ -105,44 +104,7 @@ async def _ended(settling: "_Settling", outcome: Outcome) -> Outlook:
             return await settling.called_off()
 
 
-def refused(message_id: str) -> FailedEvent:
-    """The answer to a copy with another payload, as an event."""
-    return FailedEvent(fate=turn_pb2.FATE_SKIPPED, error=message_id_used(message_id).detail())
-
-
-def message_id_used(message_id: str) -> AlreadyExists:
-    """The same, as an error."""
-    return AlreadyExists(
-        MESSAGE_ID_USED,
-        f"message id {message_id} was used for other content in this session; choose another id",
-        metadata={"source": "turn"},
-    )
-
-
-def stored(status: MessageStatus) -> Completed | FailedEvent:
-    """The last event of a message that was settled before."""
-    if status.fate == turn_pb2.FATE_DONE:
-        return Completed(
-            result=status.result,
-            usage=status.usage,
-            ledger=status.ledger,
-            state_version=status.state_version,
-            stored=True,
-        )
-    return FailedEvent(fate=status.fate, error=status.error, ledger=status.ledger, stored=True)
-
-
-def cancelled_record(key: SessionKey, message_id: str, digest: bytes, attempts: int, now: float) -> Record:
-    """How a cancelled message ends."""
-    status = MessageStatus(
-        session=key.ref(),
-        message_id=message_id,
-        fate=turn_pb2.FATE_CANCELLED,
-        error=CancelRecorded("CANCELLED", "the message was cancelled").detail(),
-        attempts=attempts,
-        settled_at=timestamp(now),
-    )
-    return Record(status.fate, status.SerializeToString(), digest)
+_PARTED: Final = Aborted("BATCH_PARTED", "the batch did not end as one; each of its messages is tried by itself")
 
 
 @dataclass(slots=True)
@@ -152,57 +114,100 @@ class _Settling:
     key: SessionKey
     turn: Turn
     loaded: Loaded
-    events: AttemptEvents
 
     async def done(self, done: Done) -> Settled:
-        result, version = done.result, self.loaded.version
-        status = self._status(turn_pb2.FATE_DONE)
-        status.result.CopyFrom(result.reply)
-        status.state_version = version + 1
+        result, behaviour, turns = done.result, done.behaviour, self.turn.all
+        version, now = self.loaded.version + 1, self.world.clock.now()
+        for other in self.turn.batch:
+            other.ledger.share(self.turn.ledger, self.turn.gathered)
+        statuses = [self._done(turn, reply, version) for turn, reply in zip(turns, _replies(result), strict=True)]
         if result.usage is not None:
-            status.usage.CopyFrom(result.usage)
+            statuses[0].usage.CopyFrom(result.usage)
         sent = outgoing(
             self.key,
             self.turn.envelope,
             result.sends,
             self.loaded,
-            generation=done.behaviour.generation,
+            generation=behaviour.generation,
             carrier=done.carrier,
-            now=self.world.clock.now(),
+            now=now,
             new_stream=uuid7,
         )
-        version = await self._commit(
-            self._record(status),
+        remind = reminders(self.key, self.turn.envelope, result.remind, generation=behaviour.generation, new_id=uuid7)
+        records = [self._record(turn, status) for turn, status in zip(turns, statuses, strict=True)]
+        commit = TurnCommit(
+            key=self.key,
+            number=self.turn.number,
+            message_id=self.turn.message_id,
+            record=records[0],
+            version=self.loaded.version,
+            attempt=self.turn.attempt,
+            now=now,
             state=result.state,
-            delta=result.delta,
-            sent=sent,
+            history=result.delta,
+            snapshot=result.snapshot,
             usage=None if result.session_usage is None else result.session_usage.SerializeToString(),
+            outbox=sent,
+            companions=[
+                Companion(turn.number, turn.message_id, turn.attempt, record)
+                for turn, record in zip(turns[1:], records[1:], strict=True)
+            ],
+            remind=remind,
+            forget_reminders=result.forget_reminders,
+            retention=behaviour.retention,
         )
-        ledger = self._ledger()
-        self.events.completed(Completed(result=result.reply, usage=status.usage, ledger=ledger, state_version=version))
-        latency = ledger.wall.ToNanoseconds() / 1e9
+        version = await self._commit(commit)
+        for turn, status in zip(turns, statuses, strict=True):
+            self._show_done(turn, status, version, behaviour.generation)
+        for reminder in remind:
+            self.world.scheduled(self.owner, reminder.due)
+        return Settled(
+            version, recorded=True, state=result.state, delta=result.delta, snapshot=result.snapshot, sent=sent
+        )
+
+    def _done(self, turn: Turn, reply: Content, version: int) -> MessageStatus:
+        status = self._status(turn, turn_pb2.FATE_DONE)
+        status.result.CopyFrom(reply)
+        status.state_version = version
+        return status
+
+    def _show_done(self, turn: Turn, status: MessageStatus, version: int, generation: int) -> None:
+        ledger = self._ledger(turn)
+        turn.events.completed(Completed(result=status.result, usage=status.usage, ledger=ledger, state_version=version))
+        latency = seconds(ledger.wall)
         metrics.TURN_LATENCY.observe(latency)
-        self.world.ended(Ending(done.behaviour.generation, hopeless=False, latency=latency))
+        self.world.ended(Ending(generation, hopeless=False, latency=latency))
         for row in ledger.rows:
-            cause = LedgerCause.Name(row.cause).removeprefix("LEDGER_CAUSE_").lower()
-            metrics.TURN_TIME.labels(self.key.agent, cause).inc(row.duration.ToNanoseconds() / 1e9)
-        metrics.TURN_TIME.labels(self.key.agent, "residual").inc(ledger.residual.ToNanoseconds() / 1e9)
-        return Settled(version, recorded=True, state=result.state, delta=result.delta, sent=sent)
+            metrics.turn_time(self.key.agent, row.cause).inc(seconds(row.duration))
+        metrics.turn_time(self.key.agent, turn_pb2.LEDGER_CAUSE_UNSPECIFIED).inc(seconds(ledger.residual))
+
+    async def part(self, error: TroupeError | None) -> Conflict:
+        """Each message of the batch waits by itself from now on, as one that began. What was cancelled stays as it is:
+        its own turn settles it."""
+
+        async def put_back(turn: Turn) -> None:
+            with contextlib.suppress(CancelRecorded):
+                await self._put_back(turn, self._again(turn))
+            turn.events.sealed(error or _PARTED, None)
+
+        # Each goes to the head, so the last is put back first.
+        await asyncio.gather(*map(put_back, reversed(self.turn.all)))
+        return Conflict()
 
     async def failed(self, failed: Failed) -> Outlook:
         error, turn = failed.error, self.turn
         policy = failed.behaviour.retry if failed.behaviour else RetryPolicy()
         failures, now = turn.entry.failures + 1, self.world.clock.now()
         retry_at = (
-            policy.retry_at(failures, now, self.world.dice(), turn.expires or float("inf"), error.retry_after)
+            policy.retry_at(failures, now, self.world.dice(), _until(turn, now), error.retry_after)
             if error.retryable
             else None
         )
         if retry_at is None:
             return await self.give_up(turn_pb2.FATE_DEAD, error, failed.behaviour)
-        entry = self._again(failures=failures, not_before=retry_at, first_failed=turn.entry.first_failed or now)
-        await self._put_back(entry)
-        self.events.sealed(error, retry_at)
+        entry = self._again(turn, failed=now, not_before=retry_at)
+        await self._put_back(turn, entry)
+        self.turn.events.sealed(error, retry_at)
         metrics.RETRIES.labels(bounded(error.reason), str(min(turn.attempt, metrics.MAX_ATTEMPTS))).inc()
         log.info(
             "turn failed, trying again",
@@ -218,27 +223,15 @@ class _Settling:
     async def give_up(self, fate: Fate.ValueType, error: TroupeError, behaviour: Behaviour | None) -> Settled:
         """A dead letter, confirmed; then the record; then (by the caller) the ack. In that order."""
         turn, now = self.turn, self.world.clock.now()
-        letter = DeadLetter(
-            id=uuid7(),
-            body=turn.envelope.SerializeToString(),
-            pool=POOL,
-            message_id=turn.message_id,
-            session=self.key.path,
-            reason=error.reason,
-            error=str(error),
-            attempts=turn.attempts,
-            first_failed=turn.entry.first_failed or now,
-            last_failed=now,
-            worker_id=self.world.worker_id,
-            revision_id=behaviour.revision_id if behaviour else "",
-            trace_id=turn.envelope.traceparent[3:35]
-            or format(trace.get_current_span().get_span_context().trace_id, "032x"),
-        )
+        letter = letter_of(self.key, turn, error, worker_id=self.world.worker_id, behaviour=behaviour, now=now)
+        turn.waits_for = BROKER
         await self.world.persist("dead letter", lambda: self.world.broker.dead_letter(letter))
-        status = self._status(fate)
+        turn.waits_for = STORE
+        status = self._status(turn, fate)
+        status.failures += behaviour is not None
         status.error.CopyFrom(error.detail())
-        version = await self._commit(self._record(status))
-        self.events.failed(FailedEvent(fate=fate, error=status.error, ledger=self._ledger()))
+        version = await self._commit(self._commit_of(self._record(turn, status)))
+        self.turn.events.failed(FailedEvent(fate=fate, error=status.error, ledger=self._ledger(self.turn)))
         generation = behaviour.generation if behaviour else 0
         self.world.ended(Ending(generation, hopeless=not error.retryable, latency=None))
         log.warning(
@@ -252,101 +245,124 @@ class _Settling:
         )
         return Settled(version, recorded=True)
 
-    async def cancelled(self) -> Settled:
+    async def suspended(self, awaits: tuple[str, ...]) -> Resting | Resumed:
+        entry = self._again(self.turn, awaits=awaits, suspended=self.world.clock.now())
+        body = self.turn.envelope.SerializeToString()
+        if not await self.world.persist(
+            "suspension", lambda: self.world.store.suspend(self.owner, self.key, entry, body)
+        ):
+            return Resumed()
+        self.turn.events.suspended(self.turn.promises[promise_id] for promise_id in awaits)
+        return Resting(entry)
+
+    async def cancelled(self) -> Settled | Conflict:
+        if not await compensate(self.world, self.owner, self.key, self.turn, self.loaded):
+            return Conflict()
         record = cancelled_record(
             self.key, self.turn.message_id, self.turn.entry.digest, self.turn.attempts, self.world.clock.now()
         )
-        version = await self._commit(record)
+        version = await self._commit(self._commit_of(record))
         error = MessageStatus.FromString(record.status).error
-        self.events.failed(FailedEvent(fate=record.fate, error=error, ledger=self._ledger()))
+        self.turn.events.failed(FailedEvent(fate=record.fate, error=error, ledger=self._ledger(self.turn)))
         return Settled(version, recorded=True)
 
     async def skipped(self, record: Record | None) -> Settled:
         """Settle the number alone, and give a copy's sender the stored end of the message, where that is one."""
-        version = await self._commit(None)
+        version = await self._commit(self._commit_of(None))
         if record is not None and record.digest != self.turn.entry.digest:
-            self.events.failed(refused(self.turn.message_id), only=self.turn.number)
+            self.turn.events.failed(refused(self.turn.message_id), only=self.turn.number)
         elif record is not None and not record.redriven:
             match stored(MessageStatus.FromString(record.status)):
                 case Completed() as completed:
-                    self.events.completed(completed)
+                    self.turn.events.completed(completed)
                 case FailedEvent() as failed:
-                    self.events.failed(failed)
+                    self.turn.events.failed(failed)
         return Settled(version, recorded=False)
 
     async def conflict(self) -> Conflict:
-        await self._put_back(self._again())
+        await self._put_back(self.turn, self._again(self.turn))
         return Conflict()
 
     async def called_off(self) -> Conflict:
         """Nothing of it has begun: it waits as it did, and a start that was counted is taken back."""
         turn = self.turn
         if turn.waiting:
-            await self._put_back(replace(turn.entry, attempts=turn.attempt + 1, running=None))
+            await self._put_back(turn, replace(turn.entry, attempts=turn.attempt + 1, running=None))
         else:
             body = turn.envelope.SerializeToString()
             await self.world.persist("inbox", lambda: self.world.store.put(self.owner, self.key, turn.entry, body))
         return Conflict()
 
-    def _again(self, **changes: float) -> Entry:
-        entry = self.turn.entry
-        return Entry(
-            number=entry.number,
-            message_id=entry.message_id,
-            digest=entry.digest,
-            placed=entry.placed,
-            attempts=self.turn.attempt + 1,
-            failures=int(changes.get("failures", entry.failures)),
-            not_before=changes.get("not_before", 0.0),
-            first_failed=changes.get("first_failed", entry.first_failed),
-            redriven=entry.redriven,
+    def _again(
+        self,
+        turn: Turn,
+        *,
+        failed: float | None = None,
+        not_before: float = 0.0,
+        awaits: tuple[str, ...] = (),
+        suspended: float = 0.0,
+    ) -> Entry:
+        """How the message waits after this attempt, which `failed` then, if it did."""
+        entry = turn.entry
+        return replace(
+            entry,
+            attempts=turn.attempt + 1,
+            failures=entry.failures + (failed is not None),
+            first_failed=entry.first_failed or failed or 0.0,
+            starts=0,
+            running=None,
+            not_before=not_before,
+            awaits=awaits,
+            suspended=suspended,
         )
 
-    async def _put_back(self, entry: Entry) -> None:
-        body = self.turn.envelope.SerializeToString()
+    async def _put_back(self, turn: Turn, entry: Entry) -> None:
+        body = turn.envelope.SerializeToString()
         await self.world.persist("retry", lambda: self.world.store.retry(self.owner, self.key, entry, body))
 
-    async def _commit(
-        self,
-        record: Record | None,
-        *,
-        state: bytes | None = None,
-        delta: bytes | None = None,
-        usage: bytes | None = None,
-        sent: Sequence[Outgoing] = (),
-    ) -> int:
-        commit = TurnCommit(
+    def _commit_of(self, record: Record | None) -> TurnCommit:
+        return TurnCommit(
             key=self.key,
             number=self.turn.number,
             message_id=self.turn.message_id,
             record=record,
             version=self.loaded.version,
-            state=state,
-            history=delta,
-            usage=usage,
             attempt=self.turn.attempt,
-            outbox=sent,
             now=self.world.clock.now(),
         )
+
+    async def _commit(self, commit: TurnCommit) -> int:
         began = self.world.clock.monotonic()
         version = await self.world.persist("commit", lambda: self.world.store.commit(self.owner, commit))
-        self.turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, self.world.clock.monotonic())
-        fate = turn_pb2.FATE_SKIPPED if record is None else record.fate
-        metrics.TURNS.labels(Fate.Name(fate).removeprefix("FATE_").lower()).inc()
+        for turn in self.turn.all:
+            turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, self.world.clock.monotonic())
+        fate = turn_pb2.FATE_SKIPPED if commit.record is None else commit.record.fate
+        metrics.turns(fate).inc(1 + len(commit.companions))
         return version
 
-    def _status(self, fate: Fate.ValueType) -> MessageStatus:
+    def _status(self, turn: Turn, fate: Fate.ValueType) -> MessageStatus:
         return MessageStatus(
             session=self.key.ref(),
-            message_id=self.turn.message_id,
+            message_id=turn.message_id,
             fate=fate,
-            ledger=self._ledger(),
-            attempts=self.turn.attempts,
+            ledger=self._ledger(turn),
+            attempts=turn.attempts,
+            failures=turn.entry.failures,
             settled_at=timestamp(self.world.clock.now()),
         )
 
-    def _record(self, status: MessageStatus) -> Record:
-        return Record(status.fate, status.SerializeToString(), self.turn.entry.digest)
+    def _record(self, turn: Turn, status: MessageStatus) -> Record:
+        return Record(status.fate, status.SerializeToString(), turn.entry.digest)
 
-    def _ledger(self) -> turn_pb2.Ledger:
-        return self.turn.ledger.split(self.turn.published, self.world.clock.monotonic())
+    def _ledger(self, turn: Turn) -> turn_pb2.Ledger:
+        return turn.ledger.split(turn.published, self.world.clock.monotonic())
+
+
+def _until(turn: Turn, now: float) -> float:
+    """When the message is no longer good for another try. One that began in time and waited since, for a promise or
+    RESUME, is as good as any."""
+    return turn.expires if turn.expires > now else math.inf
+
+
+def _replies(result: TurnResult) -> list[Content]:
+    return [result.reply, *result.replies]

@@ -6,19 +6,18 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import structlog
-
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.broker.port import Broker
+from troupe.chassis import fault_points
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import Unavailable
+from troupe.chassis.outage import Outages
 from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.state.port import Owner, StateStore
 
 T = TypeVar("T")
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,8 @@ class World:
     """Run something beside; it is cancelled when the worker stops."""
     fenced: Callable[[Owner, int], None]
     """The store refused this owner: its shard is another's, under that epoch."""
+    scheduled: Callable[[Owner, float], None]
+    """Something is due in this owner's shard then, in seconds since the epoch: see to it that it is not late."""
     defective: Callable[[Owner], None]
     """The runtime itself failed on a message of this shard: its messages are to come again."""
     ended: Callable[[Ending], None]
@@ -61,15 +62,22 @@ class World:
     """Whether this worker runs the message in a session that was handed over."""
     dice: Callable[[], float] = field(default=random.random)
     """Uniform in [0, 1)."""
+    outages: Outages = field(default_factory=Outages)
+    """Of store and broker, as far as all that is tried again shares a line in the log."""
 
     async def persist(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
         """Repeat `write` until the store or broker takes it: what must be written has nowhere else to go, and the
         message that it is about stays with us meanwhile. Other errors than Unavailable are raised."""
-        delay = 0.1
+        delay, outage = 0.1, self.outages["cannot persist, trying again", what]
         while True:
+            fault_points.reach(f"{what}.before")
             try:
-                return await write()
+                done = await write()
             except Unavailable as error:
-                log.warning("cannot persist, trying again", what=what, error=str(error), again_in_seconds=delay)
+                outage.failed(error, what=what)
                 await self.clock.sleep(delay)
                 delay = min(5.0, delay * 2)
+            else:
+                outage.over()
+                fault_points.reach(f"{what}.after")
+                return done

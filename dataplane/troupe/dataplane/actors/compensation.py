@@ -1,0 +1,58 @@
+"""Taking back what a cancelled turn has done."""
+
+import asyncio
+import functools
+
+import structlog
+
+from troupe.broker.addressing import SessionKey
+from troupe.dataplane.actors.outcome import MAX_STARTS, cause_of, context_of, said, where
+from troupe.dataplane.actors.turn import Turn
+from troupe.dataplane.actors.world import World
+from troupe.dataplane.state.port import CancelRecorded, Fenced, Loaded, Owner
+
+log = structlog.get_logger()
+
+
+async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, loaded: Loaded) -> bool:
+    """Let the behaviour take back what the turn's journal says that it did, if it says anything and nobody asked for a
+    KILL. What goes wrong is logged: the message is cancelled all the same. False where this is not to begin any more,
+    because the session is handed over. Raises Fenced."""
+    behaviour = world.behaviour(key)
+    if not turn.journal or turn.killed:
+        return True
+    if behaviour is None or turn.entry.starts >= MAX_STARTS:
+        why = "no revision knows its target" if behaviour is None else "it was started too often without an end"
+        log.warning("cancelled turn not compensated", session=str(key), message=turn.message_id, why=why)
+        return True
+    if not turn.start():
+        return False
+    turn.compensates = True
+    if results := turn.unheard:
+        write = functools.partial(world.store.journal, owner, key, turn.named, results, starts=False)
+        await world.persist("journal", write)
+        turn.journal.update(results)
+    try:
+        async with asyncio.timeout(behaviour.deadline) as scope:
+            turn.acts(scope, world.clock.monotonic() + behaviour.deadline)
+            await behaviour.compensate(context_of(world, owner, key, turn, loaded))
+    except Exception as error:
+        match cause_of(error):
+            case Fenced() as fenced:
+                raise fenced from None
+            case CancelRecorded(kill=True):
+                log.info("compensations killed", session=str(key), message=turn.message_id)
+            case cause:
+                log.warning(
+                    "compensations of a cancelled turn failed",
+                    agent=key.agent,
+                    session=key.session,
+                    message=turn.message_id,
+                    error=said(cause),
+                    where=where(cause),
+                )
+    finally:
+        turn.has_acted(world.clock.monotonic())
+        if turn.abandoned:
+            raise asyncio.CancelledError
+    return True
