@@ -19,6 +19,7 @@ from troupe.v1.resource_pb2 import (
     RetryPolicy,
     SecretRef,
     ToolSpec,
+    UnknownOutcomePolicy,
 )
 
 Finding = tuple[str, str]
@@ -40,7 +41,9 @@ def findings(spec: Message) -> Iterator[Finding]:
             yield from _agent(spec)
         case ActorSpec():
             yield from _entry_point("entryPoint", spec.entry_point)
+            yield from _tools(spec, "the actor")
             yield from _turns(spec)
+            yield from _whole(spec, "max_batch", 1, 1_000)
         case ModelSpec():
             yield from _model(spec)
         case ToolSpec():
@@ -52,7 +55,7 @@ def findings(spec: Message) -> Iterator[Finding]:
 def _agent(spec: AgentSpec) -> Iterator[Finding]:
     if not spec.model:
         yield "model", "required: the name of a Model"
-    yield from _tools(spec)
+    yield from _tools(spec, "the model")
     yield from _whole(spec, "max_steps", 1, 1_000)
     yield from _turns(spec)
     yield from _whole(spec, "context_tokens", 256, 10_000_000)
@@ -62,7 +65,7 @@ def _agent(spec: AgentSpec) -> Iterator[Finding]:
     yield from _whole(spec, "max_repeated_calls", 1, 100)
 
 
-def _tools(spec: AgentSpec) -> Iterator[Finding]:
+def _tools(spec: AgentSpec | ActorSpec, caller: str) -> Iterator[Finding]:
     if len(spec.tools) > MAX_TOOLS:
         yield "tools", f"has {len(spec.tools)} entries, at most {MAX_TOOLS} are taken"
     first: dict[str, int] = {}
@@ -70,11 +73,14 @@ def _tools(spec: AgentSpec) -> Iterator[Finding]:
         name = reference.rpartition("/")[2]
         if first.setdefault(name, index) != index:
             other = f"tools[{first[name]}]"
-            yield f"tools[{index}]", f'the model would see two tools named "{shown(name)}": this and {other}'
+            yield f"tools[{index}]", f'{caller} would see two tools named "{shown(name)}": this and {other}'
 
 
 def _turns(spec: AgentSpec | ActorSpec) -> Iterator[Finding]:
     yield from _duration(spec, "turn_deadline", _SECOND, 24 * _HOUR)
+    yield from _duration(spec, "retention", 60 * _SECOND, 10 * 8_766 * _HOUR)
+    if spec.unknown_outcome not in UnknownOutcomePolicy.values():
+        yield "unknownOutcome", f"{spec.unknown_outcome} is no value of it that this version knows"
     if spec.HasField("retry"):
         for path, problem in _retry(spec.retry):
             yield f"retry.{path}", problem

@@ -15,7 +15,7 @@ from troupe.resources.nearest import nearest
 from troupe.resources.paths import joined, shown
 from troupe.resources.references import resolve, shortest
 from troupe.resources.spec_rules import Finding
-from troupe.v1.resource_pb2 import AgentSpec, Metadata, Resource
+from troupe.v1.resource_pb2 import ActorSpec, AgentSpec, Metadata, Resource, ToolSpec
 
 MAX_RESOURCES = 10_000
 MAX_LABELS = 32
@@ -137,17 +137,19 @@ def _references(resource: Resource, known: set[Key], names: _Names) -> Iterator[
 
 def _referred(resource: Resource) -> Iterable[tuple[str, str, str]]:
     """Kind, path and text of each reference."""
-    if resource.kind != "Agent":
+    if resource.kind not in SPECS:
         return
     try:
         spec = unpack(resource)
     except TroupeError:
         return
-    if isinstance(spec, AgentSpec):
-        if spec.model:
-            yield "Model", "spec.model", spec.model
+    if isinstance(spec, AgentSpec) and spec.model:
+        yield "Model", "spec.model", spec.model
+    if isinstance(spec, AgentSpec | ActorSpec):
         for index, tool in enumerate(spec.tools[: spec_rules.MAX_TOOLS]):
             yield "Tool", f"spec.tools[{index}]", tool
+    if isinstance(spec, ToolSpec) and spec.compensation:
+        yield "Tool", "spec.compensation", spec.compensation
 
 
 def _meant(guess: str) -> str:

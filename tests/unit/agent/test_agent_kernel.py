@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 from support.conversations import answers
 
 from troupe.chassis.errors import Internal
-from troupe.dataplane.agent.conversation import (
-    AssistantMessage,
-    ModelAnswer,
-    TokenUsage,
-    ToolCall,
-    ToolMessage,
-    Usage,
-    UserMessage,
-)
+from troupe.dataplane.agent.conversation import AssistantMessage, ModelAnswer, TokenUsage, Usage, UserMessage
 from troupe.dataplane.agent.kernel import (
     MAX_CALL_ID,
     CallModel,
@@ -31,9 +23,9 @@ from troupe.dataplane.agent.kernel import (
     TurnEvent,
     TurnStarted,
     TurnState,
-    call_digest,
     decide,
 )
+from troupe.dataplane.tools.call import ToolCall, ToolMessage, call_digest
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.conversations import histories, texts
 
-from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ToolCall, ToolMessage, UserMessage
+from troupe.dataplane.agent.conversation import AssistantMessage, Entry, UserMessage
 from troupe.dataplane.agent.prompt import KEEP, PER_ENTRY, Window, tokens_of, tokens_of_entry
 from troupe.dataplane.llm.request import ModelRequest
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
 
 
 def turn(number: int, words: int = 30) -> tuple[Entry, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.turns import Crash, Journal, ScriptedPorts
+from support.turns import Crash, Journal, ScriptedPorts, Suspended
 
 from troupe.chassis.errors import FailedPrecondition, Unavailable
 from troupe.dataplane.agent.config import AgentConfig
@@ -16,14 +16,13 @@ from troupe.dataplane.agent.conversation import (
     AssistantMessage,
     Entry,
     ModelAnswer,
-    ToolCall,
-    ToolMessage,
     UserMessage,
 )
-from troupe.dataplane.agent.errors import NonDeterministic, UnknownOutcome
 from troupe.dataplane.agent.template import SystemPrompt
 from troupe.dataplane.agent.turn import TurnResult, run_turn
-from troupe.dataplane.tools.executor import InProcessExecutor
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
+from troupe.dataplane.tools.errors import NonDeterministic, UnknownOutcome
+from troupe.dataplane.tools.executor import InProcessExecutor, ToolOutcome
 from troupe.dataplane.tools.tool import Tool, tool
 
 QUESTION = UserMessage("What is it?", "m1")
@@ -138,7 +137,7 @@ async def test_impossible_calls_are_refused_before_anything_starts_and_the_model
     result = await run(ports, clerk(counting))
     assert counting.acted == {"a": 1}
     assert ports.writes[0] == ("answer", "c-a")
-    assert set(ports.journal.results) == {(0, "c-a"), (0, "c-x"), (0, "c-y"), (0, "c-z")}
+    assert set(ports.journal.results) == {"c-a", "c-x", "c-y", "c-z"}
     unknown, wrong, broken = (entry for entry in result.entries if isinstance(entry, ToolMessage) and entry.failed)
     assert unknown.content == "UNKNOWN_TOOL: there is no tool 'dance'; the tools are: act, look"
     assert wrong.content.startswith("INVALID_ARGUMENTS: Expected `str`, got `int` - at `$.what`; the arguments must")
@@ -248,7 +247,7 @@ async def test_a_tool_that_started_and_left_no_result_is_an_unknown_outcome_and_
     counting, journal = Counting(), Journal()
     answer = asking(call("b", "look"), call("a"))
     journal.answers[0] = answer
-    journal.starts |= {(0, "c-a"), (0, "c-b")}
+    journal.starts |= {"c-a", "c-b"}
     ports = ScriptedPorts([answer, ANSWER], journal)
     with pytest.raises(UnknownOutcome, match=r"tool act .call c-a. was started by an attempt that ended") as raised:
         await run(ports, clerk(counting))
@@ -266,7 +265,7 @@ async def test_a_tool_that_runs_out_of_time_is_unknown_once_the_others_have_thei
     counting.release.set()
     with pytest.raises(UnknownOutcome, match=r"tool act .call c-a. was given up while it ran"):
         await turn
-    assert list(ports.journal.results) == [(0, "c-b")]
+    assert list(ports.journal.results) == ["c-b"]
 
 
 async def test_an_idempotent_tool_that_runs_out_of_time_gets_a_second_try_then_fails() -> None:
@@ -281,7 +280,7 @@ async def test_an_idempotent_tool_that_runs_out_of_time_gets_a_second_try_then_f
 
 
 def journal_of(answer: ModelAnswer, *results: ToolMessage) -> Journal:
-    return Journal({0: answer}, set(), {(0, result.call_id): result for result in results})
+    return Journal({0: answer}, set(), {result.call_id: result for result in results})
 
 
 @pytest.mark.parametrize(
@@ -303,7 +302,7 @@ async def test_a_journal_that_does_not_fit_is_not_followed(journal: Journal, lim
 
 async def test_a_call_that_was_started_and_is_impossible_now_is_not_taken_for_refused() -> None:
     journal = journal_of(asking(call("a", "dance")))
-    journal.starts.add((0, "c-a"))
+    journal.starts.add("c-a")
     with pytest.raises(NonDeterministic, match="call c-a was started and is impossible now"):
         await run(ScriptedPorts([], journal), clerk())
     assert journal.results == {}
@@ -311,8 +310,8 @@ async def test_a_call_that_was_started_and_is_impossible_now_is_not_taken_for_re
 
 async def test_a_call_that_could_not_start_before_and_can_now_has_its_start_journaled() -> None:
     journal = journal_of(asking(call("a"), call("b")))
-    journal.starts.add((0, "c-b"))
-    journal.results[0, "c-b"] = ToolMessage("c-b", "act", "did b", "m1")
+    journal.starts.add("c-b")
+    journal.results["c-b"] = ToolMessage("c-b", "act", "did b", "m1")
     ports, counting = ScriptedPorts([asking(), ANSWER], journal), Counting()
     await run(ports, clerk(counting))
     assert ports.writes == [("answer", "c-a"), ("result", "c-a")]
@@ -373,3 +372,32 @@ def test_wherever_a_worker_dies_the_next_attempt_ends_the_same_and_nothing_acts_
     assert second == undisturbed or (second is None and not idempotent)
     if not idempotent:
         assert all(times == 1 for times in counting.acted.values())
+
+
+async def test_a_person_is_asked_what_a_call_came_to_once_the_others_have_their_results() -> None:
+    counting, journal = Counting(), Journal()
+    answer = asking(call("a"), call("b", "look"))
+    journal.answers[0] = answer
+    journal.starts |= {"c-a", "c-b"}
+    ports = ScriptedPorts([answer, ANSWER], journal, asks=True)
+    with pytest.raises(Suspended):
+        await run(ports, clerk(counting))
+    assert counting.acted == {"b": 1}
+    assert ports.events[-2:] == [("finished", "c-b"), ("waits", "")]
+    journal.said["c-a"] = ToolOutcome("it did a")
+    result = await run(ScriptedPorts([answer, ANSWER], journal, asks=True), clerk(counting))
+    assert result.entries[2] == ToolMessage("c-a", "act", "it did a", "m1")
+    assert counting.acted == {"b": 1}, "neither is called again"
+
+
+async def test_a_person_is_asked_about_a_call_that_runs_out_of_time() -> None:
+    counting, journal = Counting(), Journal()
+    counting.release.clear()
+    config = AgentConfig("clerk", tools=counting.tools(timeout=0.01))
+    ports = ScriptedPorts([asking(call("a")), ANSWER], journal, asks=True)
+    with pytest.raises(Suspended):
+        await run(ports, config)
+    journal.said["c-a"] = ToolOutcome("TOOL_FAILED: it never came", failed=True)
+    result = await run(ScriptedPorts([asking(call("a")), ANSWER], journal, asks=True), config)
+    assert result.entries[2] == ToolMessage("c-a", "act", "TOOL_FAILED: it never came", "m1", failed=True)
+    assert counting.acted == {"a": 1}

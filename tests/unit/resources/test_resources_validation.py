@@ -250,3 +250,47 @@ def test_no_bytes_break_the_rules_and_each_violation_is_one_line(resources: list
         assert violation.description
         assert violation.field.count(" ") <= 1
         assert "\n" not in violation.field + violation.description
+
+
+def test_tools_of_actors_and_compensations_must_be_there() -> None:
+    calling = actor("till", ActorSpec(entry_point="a:b", tools=["book", "bank/pay"]))
+    booking = tool("book", ToolSpec(python=PYTHON, compensation="relase"))
+    assert told(calling, booking, tool("release")) == [
+        'Actor/default/till spec.tools[1]: there is no Tool "pay" in namespace bank',
+        'Tool/default/book spec.compensation: there is no Tool "relase"; did you mean "release"?',
+    ]
+    there = tool("book", ToolSpec(python=PYTHON, compensation="release"))
+    assert told(calling, there, tool("release"), tool("pay", namespace="bank")) == []
+
+
+def test_an_actor_cannot_tell_tools_of_one_name_apart() -> None:
+    twice = actor("till", ActorSpec(entry_point="a:b", tools=["pay", "bank/pay"]))
+    assert told(twice, tool("pay"), tool("pay", namespace="bank")) == [
+        'Actor/default/till spec.tools[1]: the actor would see two tools named "pay": this and tools[0]'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"retention": seconds(60)}, ""),
+        ({"retention": seconds(59)}, "retention: must be 1m to 87660h, not 59s"),
+        ({"retention": seconds(10 * 8_766 * 3_600)}, ""),
+        ({"retention": seconds(10 * 8_766 * 3_600, 1)}, "retention: must be 1m to 87660h, not 315576000s"),
+        ({"unknown_outcome": 2}, ""),
+        ({"unknown_outcome": 3}, "unknownOutcome: 3 is no value of it that this version knows"),
+        ({"max_batch": 1_000}, ""),
+        ({"max_batch": 0}, "maxBatch: must be 1 to 1,000, not 0"),
+        ({"max_batch": 1_001}, "maxBatch: must be 1 to 1,000, not 1,001"),
+    ],
+)
+def test_limits_of_actors(fields: dict[str, Any], problem: str) -> None:
+    found = told(actor("till", ActorSpec(entry_point="a:b", **fields)))
+    assert found == ([f"Actor/default/till spec.{problem}"] if problem else [])
+
+
+@pytest.mark.parametrize("field", ["retention", "unknown_outcome"])
+def test_agents_have_the_same_limits(field: str) -> None:
+    value = {"retention": seconds(1), "unknown_outcome": 7}[field]
+    (problem,) = agent_problem(**{field: value})
+    assert problem.startswith(("retention: must be", "unknownOutcome: 7 is no value"))

@@ -34,14 +34,14 @@ async def test_a_text_is_taken_as_it_is_and_all_else_as_json(value: Any, content
     async def act() -> Any:
         return value
 
-    assert await outcome(act) == ToolOutcome(content)
+    assert await outcome(act) == ToolOutcome(content, json=not isinstance(value, str))
 
 
 async def test_a_plain_function_runs_beside_the_event_loop() -> None:
     def act(what: str) -> bool:
         return threading.current_thread() is threading.main_thread()
 
-    assert await outcome(act, '{"what": "a"}') == ToolOutcome("false")
+    assert await outcome(act, '{"what": "a"}') == ToolOutcome("false", json=True)
 
 
 async def test_wrong_arguments_reach_no_tool() -> None:

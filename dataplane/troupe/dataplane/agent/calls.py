@@ -1,23 +1,18 @@
-"""The calls of one model answer: judged, journaled, carried out together."""
+"""The calls of one model answer: judged all together, journaled in one write, carried out at once."""
 
 import asyncio
-import time
-from typing import Final
 
-from troupe.chassis import tracing
 from troupe.dataplane.agent.config import AgentConfig
-from troupe.dataplane.agent.conversation import ModelAnswer, ToolCall, ToolMessage
-from troupe.dataplane.agent.errors import NonDeterministic, UnknownOutcome
+from troupe.dataplane.agent.conversation import ModelAnswer
 from troupe.dataplane.agent.ports import TurnPorts
-from troupe.dataplane.tools.executor import ToolExecutor, ToolOutcome, failure
-from troupe.dataplane.tools.schema import InvalidArguments
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
+from troupe.dataplane.tools.calls import Calls
+from troupe.dataplane.tools.errors import UnknownOutcome
+from troupe.dataplane.tools.executor import ToolExecutor, ToolOutcome
 from troupe.dataplane.tools.tool import Tool
 
-IDEMPOTENT_TRIES: Final = 2
-"""How often an idempotent tool that runs out of time is called in one attempt."""
 
-
-class Calls:
+class AnswerCalls:
     """The calls of the answer to one step's model call; `answer` has them under their unique ids."""
 
     def __init__(
@@ -29,105 +24,63 @@ class Calls:
         ports: TurnPorts,
         executor: ToolExecutor,
     ) -> None:
-        self._step = step
+        self._step, self._message_id = step, message_id
         self._answer = answer
-        self._message_id = message_id
-        self._config = config
         self._ports = ports
-        self._executor = executor
+        self._calls = Calls(config.tools, message_id, ports, executor)
         self._results: dict[str, ToolMessage] = {}
-        self._unknown: list[UnknownOutcome] = []
+        self._doubtful: list[tuple[ToolCall, UnknownOutcome]] = []
 
     async def run(self, replayed: bool) -> tuple[ToolMessage, ...]:
         """A result for each call, in the order of the calls. Every call is judged before the first starts, and all that
         start do so at once. `replayed`: the answer is journaled already. Raises UnknownOutcome, NonDeterministic, and
         what the ports raise; the tools that still run are stopped then, except under UnknownOutcome."""
-        self._replay()
-        open_calls = [call for call in self._answer.tool_calls if call.call_id not in self._results]
-        refused: list[tuple[ToolCall, ToolOutcome]] = []
+        settled: list[tuple[ToolCall, ToolOutcome]] = []
         ready: list[tuple[ToolCall, Tool]] = []
-        for call in open_calls:
-            judged = self._judge(call)
-            if not isinstance(judged, ToolOutcome):
+        for call in self._answer.tool_calls:
+            if (result := self._calls.replayed(call)) is not None:
+                self._results[call.call_id] = result
+                continue
+            judged = self._calls.judge(call)
+            if isinstance(judged, ToolOutcome):
+                settled.append((call, judged))
+            elif (doubt := self._calls.doubt(call, judged)) is None:
                 ready.append((call, judged))
-            elif self._ports.journaled_start(self._step, call.call_id):
-                raise NonDeterministic(self._step, f"call {call.call_id} was started and is impossible now")
+            elif (said := await self._ports.ask(call, doubt)) is not None:
+                settled.append((call, said))
             else:
-                refused.append((call, judged))
-        starts = [call.call_id for call, tool in ready if not self._started_before(call, tool)]
+                self._doubtful.append((call, doubt))
+        starts = [call.call_id for call, _ in ready if not self._ports.journaled_start(call.call_id)]
         if starts or not replayed:
             await self._ports.journal_answer(self._step, self._answer, starts)
-        await self._settle_all(refused, ready)
+        await self._carry_out(settled, ready)
         return tuple(self._results[call.call_id] for call in self._answer.tool_calls)
 
-    def _replay(self) -> None:
-        for call in self._answer.tool_calls:
-            result = self._ports.journaled_result(self._step, call.call_id)
-            if result is None:
-                continue
-            if result.tool != call.tool:
-                raise NonDeterministic(self._step, f"call {call.call_id} is {call.tool}, and was {result.tool}")
-            self._results[call.call_id] = result
-            self._ports.tool_started(call)
-            self._ports.tool_finished(call, result, replayed=True, seconds=0.0)
-
-    def _judge(self, call: ToolCall) -> Tool | ToolOutcome:
-        tool = self._config.tools.get(call.tool)
-        if tool is None:
-            known = ", ".join(self._config.tools) or "none"
-            return failure("UNKNOWN_TOOL", f"there is no tool {call.tool!r}; the tools are: {known}")
-        try:
-            tool.parameters.parse(call.arguments)
-        except InvalidArguments as error:
-            return failure("INVALID_ARGUMENTS", str(error))
-        return tool
-
-    def _started_before(self, call: ToolCall, tool: Tool) -> bool:
-        started = self._ports.journaled_start(self._step, call.call_id)
-        if started and not tool.idempotent:
-            raise UnknownOutcome(tool.name, call.call_id, "was started by an attempt that ended before its result")
-        return started
-
-    async def _settle_all(
-        self, refused: list[tuple[ToolCall, ToolOutcome]], ready: list[tuple[ToolCall, Tool]]
-    ) -> None:
+    async def _carry_out(self, settled: list[tuple[ToolCall, ToolOutcome]], ready: list[tuple[ToolCall, Tool]]) -> None:
+        known = len(self._doubtful)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for call, outcome in refused:
-                    tasks.create_task(self._refuse(call, outcome), name=f"refusal of {call.call_id}")
+                for call, outcome in settled:
+                    tasks.create_task(self._settle(call, outcome), name=f"outcome of {call.call_id}")
                 for call, tool in ready:
-                    tasks.create_task(self._call(call, tool), name=f"tool {tool.name}")
+                    tasks.create_task(self._run(call, tool), name=f"tool {tool.name} of {self._message_id}")
         except BaseExceptionGroup as group:
             raise _first(group) from None
-        if self._unknown:
-            raise self._unknown[0]
+        for call, doubt in self._doubtful[known:]:
+            await self._ports.ask(call, doubt)
+        if self._doubtful:
+            await self._ports.wait()
 
-    async def _refuse(self, call: ToolCall, outcome: ToolOutcome) -> None:
-        self._ports.tool_started(call)
-        await self._finish(call, outcome, 0.0)
+    async def _settle(self, call: ToolCall, outcome: ToolOutcome) -> None:
+        self._results[call.call_id] = await self._calls.settle(call, outcome)
 
-    async def _call(self, call: ToolCall, tool: Tool) -> None:
-        self._ports.tool_started(call)
-        began = time.monotonic()
-        with tracing.tracer().start_as_current_span(
-            f"execute_tool {tool.name}",
-            attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool.name},
-        ):
-            for _ in range(IDEMPOTENT_TRIES if tool.idempotent else 1):
-                outcome = await self._executor.call(tool, call.arguments)
-                if outcome.code != "TOOL_TIMEOUT":
-                    break
-        if outcome.unknown:
-            # The others go on: cutting them off would leave their outcomes unknown as well.
-            self._unknown.append(UnknownOutcome(tool.name, call.call_id, "was given up while it ran"))
-            return
-        await self._finish(call, outcome, time.monotonic() - began)
-
-    async def _finish(self, call: ToolCall, outcome: ToolOutcome, seconds: float) -> None:
-        result = ToolMessage(call.call_id, call.tool, outcome.content, self._message_id, outcome.failed)
-        await self._ports.journal_result(self._step, result)
-        self._results[call.call_id] = result
-        self._ports.tool_finished(call, result, replayed=False, seconds=seconds)
+    async def _run(self, call: ToolCall, tool: Tool) -> None:
+        match await self._calls.run(call, tool):
+            case UnknownOutcome() as doubt:
+                # The others go on: cutting them off would leave their outcomes unknown as well.
+                self._doubtful.append((call, doubt))
+            case ToolMessage() as result:
+                self._results[call.call_id] = result
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

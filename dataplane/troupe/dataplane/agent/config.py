@@ -1,6 +1,6 @@
 """An agent as its turns use it: the spec with its defaults, its tools resolved, its prompt compiled."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -10,6 +10,7 @@ from troupe.chassis.wire import seconds
 from troupe.dataplane.agent.prompt import Window, tokens_of
 from troupe.dataplane.agent.template import SystemPrompt
 from troupe.dataplane.llm.request import ToolDeclaration
+from troupe.dataplane.state.port import RETENTION
 from troupe.dataplane.tools.tool import Tool
 from troupe.v1 import resource_pb2
 
@@ -36,6 +37,10 @@ class AgentConfig:
     """Seconds of one attempt."""
     temperature: float | None = None
     max_output_tokens: int | None = None
+    retention: float = RETENTION
+    """Seconds after which a session goes that nothing was said to."""
+    asks: bool = False
+    """A person is asked what a call of unknown outcome came to."""
 
     @classmethod
     def from_spec(
@@ -55,13 +60,15 @@ class AgentConfig:
             name=metadata.name,
             namespace=namespace,
             system_prompt=prompt,
-            tools=_by_name(spec, tools, resource),
+            tools=by_name(spec.tools, tools, resource),
             max_steps=spec.max_steps if spec.HasField("max_steps") else MAX_STEPS,
             max_repeated_calls=(spec.max_repeated_calls if spec.HasField("max_repeated_calls") else MAX_REPEATED_CALLS),
             context_tokens=spec.context_tokens if spec.HasField("context_tokens") else CONTEXT_TOKENS,
             turn_deadline=seconds(spec.turn_deadline) if spec.HasField("turn_deadline") else TURN_DEADLINE,
             temperature=spec.temperature if spec.HasField("temperature") else None,
             max_output_tokens=spec.max_output_tokens if spec.HasField("max_output_tokens") else None,
+            retention=seconds(spec.retention) if spec.HasField("retention") else RETENTION,
+            asks=spec.unknown_outcome == resource_pb2.UNKNOWN_OUTCOME_POLICY_PROMISE,
         )
 
     @property
@@ -88,16 +95,17 @@ class AgentConfig:
         return Window(budget=self.context_tokens, fixed=tokens_of(system) + told)
 
 
-def _by_name(spec: resource_pb2.AgentSpec, tools: Mapping[str, Tool], resource: str) -> dict[str, Tool]:
+def by_name(references: Iterable[str], tools: Mapping[str, Tool], resource: str) -> dict[str, Tool]:
+    """The tools that `resource` names, by their own names. Raises as `AgentConfig.from_spec`."""
     by_name: dict[str, Tool] = {}
-    for reference in spec.tools:
+    for reference in references:
         tool = tools.get(reference)
         if tool is None:
             raise InvalidArgument(
                 "TOOL_UNKNOWN", f"{resource} spec.tools: there is no Tool {reference!r}", resource=resource
             )
         if tool.name in by_name:
-            what = f"{resource} spec.tools: two tools are named {tool.name!r}, and the model could not tell them apart"
+            what = f"{resource} spec.tools: two tools are named {tool.name!r}, and nobody could tell them apart"
             raise InvalidArgument("TOOL_NAME_TAKEN", what, resource=resource)
         by_name[tool.name] = tool
     return by_name

@@ -6,14 +6,7 @@ hold, so a change to one needs an upcaster in `history`.
 
 from msgspec import Struct
 
-
-class ToolCall(Struct, frozen=True):
-    """A model's wish to have a tool called. `call_id` is unique within the turn, once the kernel has seen it."""
-
-    call_id: str
-    tool: str
-    arguments: str
-    """JSON text as the model wrote it, not yet checked."""
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
 
 
 class UserMessage(Struct, frozen=True, tag="user"):
@@ -29,16 +22,6 @@ class AssistantMessage(Struct, frozen=True, tag="assistant", omit_defaults=True)
     text: str
     message_id: str
     tool_calls: tuple[ToolCall, ...] = ()
-
-
-class ToolMessage(Struct, frozen=True, tag="tool", omit_defaults=True):
-    """What a call came to, as the model sees it. Failed: `content` is `CODE: why`."""
-
-    call_id: str
-    tool: str
-    content: str
-    message_id: str
-    failed: bool = False
 
 
 Entry = UserMessage | AssistantMessage | ToolMessage

@@ -7,7 +7,6 @@ what lets a journal stand for a turn. Whether a call names a tool that exists, w
 decided here: whoever carries out `CallTools` answers an impossible call with a failed result, and the model sees it.
 """
 
-import hashlib
 from enum import StrEnum
 from typing import Protocol, assert_never
 
@@ -19,11 +18,10 @@ from troupe.dataplane.agent.conversation import (
     AssistantMessage,
     Entry,
     ModelAnswer,
-    ToolCall,
-    ToolMessage,
     Usage,
     UserMessage,
 )
+from troupe.dataplane.tools.call import ToolCall, ToolMessage, call_digest
 
 MAX_CALL_ID = 128
 """Characters of a call id; a longer one is replaced."""
@@ -203,12 +201,3 @@ def _with_unique_ids(state: TurnState, calls: tuple[ToolCall, ...]) -> tuple[Too
         taken.add(call_id)
         unique.append(msgspec.structs.replace(call, call_id=call_id))
     return tuple(unique)
-
-
-def call_digest(call: ToolCall) -> str:
-    """SHA-256 of tool and arguments; the same for arguments that differ in key order and white space only."""
-    try:
-        arguments = msgspec.json.encode(msgspec.json.decode(call.arguments), order="sorted")
-    except (msgspec.MsgspecError, RecursionError):
-        arguments = call.arguments.encode()
-    return hashlib.sha256(call.tool.encode() + b"\0" + arguments).hexdigest()

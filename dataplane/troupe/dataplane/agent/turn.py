@@ -11,14 +11,14 @@ from typing import NoReturn, assert_never
 
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.dataplane.agent import kernel
-from troupe.dataplane.agent.calls import Calls
+from troupe.dataplane.agent.calls import AnswerCalls
 from troupe.dataplane.agent.config import AgentConfig
 from troupe.dataplane.agent.conversation import Entry, ModelAnswer, Usage, UserMessage
-from troupe.dataplane.agent.errors import NonDeterministic
 from troupe.dataplane.agent.kernel import CallModel, CallTools, Fail, Reply, TurnState
 from troupe.dataplane.agent.ports import TurnPorts
 from troupe.dataplane.agent.prompt import Window
 from troupe.dataplane.llm.request import ModelRequest
+from troupe.dataplane.tools.errors import NonDeterministic
 from troupe.dataplane.tools.executor import ToolExecutor
 
 __all__ = ["TurnPorts", "TurnResult", "run_turn"]
@@ -60,7 +60,7 @@ async def run_turn(
                     _check_replay(step, answer, decision)
             case CallTools(step, calls):
                 asked = ModelAnswer(answer.text, calls, answer.finish_reason, answer.usage)
-                results = await Calls(step, asked, message.message_id, config, ports, executor).run(replayed)
+                results = await AnswerCalls(step, asked, message.message_id, config, ports, executor).run(replayed)
                 state, decision = kernel.decide(state, kernel.ToolsFinished(results), config)
             case Reply(text):
                 return TurnResult(text, state.entries, state.usage)
@@ -81,9 +81,9 @@ async def _answer(ports: TurnPorts, prompt: "_Prompt", state: TurnState, step: i
 def _check_replay(step: int, answer: ModelAnswer, decision: kernel.Decision) -> None:
     """Only answers that led to calls are journaled, under the ids that the kernel gave these calls."""
     if not isinstance(decision, CallTools):
-        raise NonDeterministic(step, f"its answer led to calls and now to {type(decision).__name__}")
+        raise NonDeterministic(f"step {step}: its answer led to calls and now to {type(decision).__name__}")
     if decision.calls != answer.tool_calls:
-        raise NonDeterministic(step, "its answer now leads to other calls")
+        raise NonDeterministic(f"step {step}: its answer now leads to other calls")
 
 
 def _raise(failed: Fail, config: AgentConfig) -> NoReturn:

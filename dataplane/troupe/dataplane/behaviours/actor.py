@@ -1,102 +1,93 @@
-"""Actors that users write: a class with `async def receive(self, context, message)`, made anew for each turn."""
+"""Actors that users write: a class with `async def receive(self, context, message)`, made anew for each attempt."""
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from troupe.broker.addressing import SessionKey
 from troupe.broker.retry import RetryPolicy
+from troupe.chassis.clock import Clock
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument
-from troupe.dataplane.actors.behaviour import Send, TurnContext, TurnResult
-from troupe.v1.envelope_pb2 import Content, Data, SessionRef
-
-MAX_STATE = 4 * 1024 * 1024
-"""Bytes that an actor's state may have."""
-MAX_SENDS = 1_000
-"""Messages that one turn may send."""
-MAX_SENT = 16 * 1024 * 1024
-"""Bytes of content that one turn may send: all of it is in one commit."""
-BYTES = "application/octet-stream"
-"""The media type of bytes that are not said to be of any."""
-
-
-class ActorContext:
-    """What an actor's `receive` is given beside the message. What it sets is committed with the turn, or not at all."""
-
-    def __init__(self, key: SessionKey, message_id: str, attempt: int, state: bytes) -> None:
-        self.session, self.message_id, self.attempt = key.session, message_id, attempt
-        self.state = state
-        """The session's state: bytes, empty at first. Assign to it to change it."""
-        self._key = key
-        self._reply = Content(text="")
-        self._sends: list[Send] = []
-        self._sent_bytes = 0
-
-    def reply(self, text: str | bytes, content_type: str = BYTES) -> None:
-        """Answer the sender once the turn is committed; the last call counts. Text, or bytes of `content_type`."""
-        self._reply = _content(text, content_type)
-
-    def send(
-        self,
-        agent: str,
-        session: str,
-        text: str | bytes,
-        *,
-        content_type: str = BYTES,
-        namespace: str | None = None,
-    ) -> None:
-        """Send a message to a session of an agent or actor, by default of this one's namespace, once the turn is
-        committed, and only then. It arrives once, and in the order of the calls with what else this session sends
-        there; nobody answers it. Raises InvalidArgument for names that are none, and beyond MAX_SENDS messages or
-        MAX_SENT bytes."""
-        content = _content(text, content_type)
-        target = SessionKey.of(
-            SessionRef(namespace=namespace or self._key.namespace, agent=agent, session=session), self._key.tenant
-        )
-        self._sent_bytes += content.ByteSize()
-        if len(self._sends) >= MAX_SENDS or self._sent_bytes > MAX_SENT:
-            raise InvalidArgument(
-                "TOO_MUCH_SENT", f"a turn sends at most {MAX_SENDS} messages of together {MAX_SENT} bytes"
-            )
-        self._sends.append(Send(target, content))
-
-
-def _content(text: str | bytes, content_type: str) -> Content:
-    if isinstance(text, str):
-        return Content(text=text)
-    return Content(data=Data(content_type=content_type, value=text))
+from troupe.dataplane.actors.behaviour import TurnContext, TurnResult
+from troupe.dataplane.behaviours.actor_calls import ActorCalls, newest_first
+from troupe.dataplane.behaviours.actor_context import ActorContext
+from troupe.dataplane.behaviours.batch import BatchContext, BatchedMessage
+from troupe.dataplane.behaviours.compensation import compensate
+from troupe.dataplane.behaviours.context import Context
+from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.state import StateForm
+from troupe.dataplane.state.port import RETENTION
+from troupe.dataplane.tools.executor import ToolExecutor
+from troupe.dataplane.tools.tool import Tool
+from troupe.v1.envelope_pb2 import Content
 
 
 class ActorClass(Protocol):
     """What an entry point of kind Actor must name."""
 
     def __call__(self) -> Any:
-        """An object with `async def receive(self, context: ActorContext, message: Content) -> None`."""
+        """An object with `async def receive(self, context: ActorContext, message: Content) -> None` and, where it takes
+        several messages at once, `async def receive_batch(self, context: BatchContext, messages: Sequence[
+        BatchedMessage]) -> None`. What its class says of the state is in `troupe.dataplane.behaviours.state`."""
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ActorBehaviour:
     """One Actor of one revision. See `troupe.dataplane.actors.behaviour.Behaviour`."""
 
     revision_id: str
     generation: int
     make: ActorClass
+    form: StateForm
+    executor: ToolExecutor
+    clock: Clock
     retry: RetryPolicy
     deadline: float
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    """By name."""
+    compensations: Mapping[str, Tool] = field(default_factory=dict)
+    """By name of the tool that they are for."""
+    retention: float = RETENTION
+    max_batch: int = 1
+    asks: bool = False
+    """A person is asked what a call of unknown outcome came to."""
 
     async def run(self, turn: TurnContext) -> TurnResult:
-        context = ActorContext(turn.key, turn.message.id, turn.attempt, turn.state)
-        await self.make().receive(context, turn.message.content)
-        if not isinstance(context.state, bytes):
-            raise InvalidArgument(
-                "BAD_STATE", f"the actor's state is a {type(context.state).__name__}; it must be bytes"
-            )
-        if len(context.state) > MAX_STATE:
-            raise InvalidArgument(
-                "STATE_TOO_LARGE", f"the actor's state has {len(context.state)} bytes, more than {MAX_STATE}"
-            )
-        return TurnResult(reply=context._reply, state=context.state, sends=context._sends)
+        if turn.batch:
+            return await self._run_batch(turn)
+        promises = TurnPromises(turn, self.clock)
+        context = ActorContext(
+            turn,
+            self.form.resource,
+            self.form.read(turn.state),
+            self.clock,
+            promises,
+            lambda: ActorCalls(turn, promises, self.tools, self.executor, self.clock, asks=self.asks),
+        )
+        await context.lasting(self.make().receive(context, turn.message.content))
+        return self._result(turn, context, [context.answer])
+
+    async def compensate(self, turn: TurnContext) -> None:
+        await compensate(turn, newest_first(turn.journal.kept), self.compensations, self.executor, self.clock)
+
+    async def _run_batch(self, turn: TurnContext) -> TurnResult:
+        resource = self.form.resource
+        context = BatchContext(turn, resource, self.form.read(turn.state), self.clock)
+        messages = [BatchedMessage(each.id, each.content, resource) for each in (turn.message, *turn.batch)]
+        await self.make().receive_batch(context, messages)
+        return self._result(turn, context, [message.answer for message in messages])
+
+    def _result(self, turn: TurnContext, context: Context, answers: list[Content]) -> TurnResult:
+        state = self.form.write(context.state, context.session)
+        return TurnResult(
+            reply=answers[0],
+            replies=answers[1:],
+            state=None if state == turn.state else state,
+            sends=context.sends,
+            remind=[reminder for reminder in context.reminders.values() if reminder is not None],
+            forget_reminders=[name for name, reminder in context.reminders.items() if reminder is None],
+        )
 
 
 def load(entry_point: str, resource: str) -> ActorClass:
@@ -117,3 +108,8 @@ def load(entry_point: str, resource: str) -> ActorClass:
             "NOT_AN_ACTOR", f"{resource}: {entry_point} is no class with a method receive", resource=resource
         )
     return cast(ActorClass, found)
+
+
+def takes_batches(actor: ActorClass) -> bool:
+    """Whether it has a method `receive_batch`."""
+    return callable(getattr(actor, "receive_batch", None))

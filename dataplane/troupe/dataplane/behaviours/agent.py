@@ -1,7 +1,6 @@
 """An LLM agent as the actor runtime runs it: the agent's turn, with the runtime's journal, events and ledger."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,23 +10,28 @@ from troupe.broker.retry import RetryPolicy
 from troupe.chassis import tracing
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import InvalidArgument
-from troupe.chassis.wire import duration
 from troupe.dataplane.actors.behaviour import TurnContext, TurnResult
 from troupe.dataplane.agent import history
 from troupe.dataplane.agent.config import AgentConfig
-from troupe.dataplane.agent.conversation import ModelAnswer, ToolCall, ToolMessage, Usage, UserMessage
+from troupe.dataplane.agent.conversation import Entry, ModelAnswer, Usage, UserMessage
 from troupe.dataplane.agent.turn import run_turn
+from troupe.dataplane.behaviours.calls import JournaledCalls
+from troupe.dataplane.behaviours.compensation import compensate
+from troupe.dataplane.behaviours.promises import TurnPromises
 from troupe.dataplane.llm.client import ModelClient
 from troupe.dataplane.llm.request import ModelRequest
 from troupe.dataplane.llm.timings import ModelTimings
+from troupe.dataplane.tools.call import ToolCall
 from troupe.dataplane.tools.executor import ToolExecutor
+from troupe.dataplane.tools.tool import Tool
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Content
 
 _encode = msgspec.msgpack.Encoder().encode
 _answer = msgspec.msgpack.Decoder(ModelAnswer).decode
-_result = msgspec.msgpack.Decoder(ToolMessage).decode
 _STARTED: Final = b""
+SNAPSHOT_EVERY: Final = 50
+"""Turns from one snapshot of the history to the next: no more deltas are read when a session is loaded."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +42,31 @@ class AgentBehaviour:
     generation: int
     config: AgentConfig
     model: ModelClient
+    compensations: Mapping[str, Tool]
+    """By name of the tool that they are for."""
     retry: RetryPolicy
     executor: ToolExecutor
     clock: Clock
+    max_batch: int = 1
 
     @property
     def deadline(self) -> float:
         return self.config.turn_deadline
 
+    @property
+    def retention(self) -> float:
+        return self.config.retention
+
     async def run(self, turn: TurnContext) -> TurnResult:
         if turn.message.content.WhichOneof("body") != "text":
             raise InvalidArgument("NOT_TEXT", f"agent {self.config.name} takes text, nothing else")
+        before = history.restored(turn.snapshot, turn.history)
+        promises = TurnPromises(turn, self.clock)
         result = await run_turn(
             UserMessage(turn.message.content.text, turn.message.id),
-            history.replay(turn.history),
+            before,
             self.config,
-            _Ports(turn, self.model, self.clock),
+            _Ports(turn, promises, self.model, self.clock, asks=self.config.asks),
             self.executor,
             session=turn.key.session,
         )
@@ -65,7 +78,18 @@ class AgentBehaviour:
             delta=history.encode(result.entries),
             usage=usage_message(result.usage),
             session_usage=usage_message(total),
+            snapshot=self._snapshot(turn, (*before, *result.entries)),
         )
+
+    async def compensate(self, turn: TurnContext) -> None:
+        await compensate(turn, _newest_first(turn.journal.kept), self.compensations, self.executor, self.clock)
+
+    def _snapshot(self, turn: TurnContext, entries: Sequence[Entry]) -> bytes | None:
+        """What stands for the history from now on, where it has got long: what a later prompt can still show."""
+        if len(turn.history) + 1 < SNAPSHOT_EVERY:
+            return None
+        window = self.config.window(self.config.system(turn.key.session)).extended(entries)
+        return history.snapshot(entries[window.start :])
 
 
 class _State(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,12 +105,14 @@ def usage_message(usage: Usage) -> turn_pb2.Usage:
     return turn_pb2.Usage(**msgspec.structs.asdict(usage))
 
 
-class _Ports:
-    """See `troupe.dataplane.agent.turn.TurnPorts`. Journal steps are `answer/STEP`, `start/STEP/CALL` and
-    `result/STEP/CALL`."""
+class _Ports(JournaledCalls):
+    """See `troupe.dataplane.agent.ports.TurnPorts`. Beside those of calls, journal steps are `answer/STEP`."""
 
-    def __init__(self, turn: TurnContext, model: ModelClient, clock: Clock) -> None:
-        self._turn, self._model, self._clock = turn, model, clock
+    def __init__(
+        self, turn: TurnContext, promises: TurnPromises, model: ModelClient, clock: Clock, *, asks: bool
+    ) -> None:
+        super().__init__(turn, promises, clock, asks=asks)
+        self._model = model
 
     async def complete(self, request: ModelRequest, step: int) -> ModelAnswer:
         timings = ModelTimings(self._clock.monotonic)
@@ -108,42 +134,12 @@ class _Ports:
         return None if kept is None else _answer(kept)
 
     async def journal_answer(self, step: int, answer: ModelAnswer, starts: Sequence[str]) -> None:
-        steps = {f"answer/{step}": _encode(answer)} | {f"start/{step}/{call_id}": _STARTED for call_id in starts}
+        steps = {f"answer/{step}": _encode(answer)} | {f"start/{call_id}": _STARTED for call_id in starts}
         await self._turn.journal.keep(steps, starts=bool(starts))
 
-    def journaled_start(self, step: int, call_id: str) -> bool:
-        return f"start/{step}/{call_id}" in self._turn.journal.kept
 
-    def journaled_result(self, step: int, call_id: str) -> ToolMessage | None:
-        kept = self._turn.journal.kept.get(f"result/{step}/{call_id}")
-        return None if kept is None else _result(kept)
-
-    async def journal_result(self, step: int, result: ToolMessage) -> None:
-        await self._turn.journal.keep({f"result/{step}/{result.call_id}": _encode(result)}, starts=False)
-
-    def tool_started(self, call: ToolCall) -> None:
-        self._turn.events.tool_started(
-            turn_pb2.ToolCallStarted(call_id=call.call_id, tool=call.tool, arguments=_compact(call.arguments))
-        )
-
-    def tool_finished(self, call: ToolCall, result: ToolMessage, replayed: bool, seconds: float) -> None:
-        now = self._clock.monotonic()
-        self._turn.ledger.add(turn_pb2.LEDGER_CAUSE_TOOL, now - seconds, now)
-        self._turn.events.tool_finished(
-            turn_pb2.ToolCallFinished(
-                call_id=call.call_id,
-                tool=call.tool,
-                result=result.content,
-                failed=result.failed,
-                replayed=replayed,
-                duration=duration(seconds),
-            )
-        )
-
-
-def _compact(arguments: str) -> str:
-    """The same JSON on one line; what is no JSON stays as the model wrote it."""
-    try:
-        return json.dumps(json.loads(arguments), ensure_ascii=False)
-    except ValueError:
-        return arguments
+def _newest_first(kept: Mapping[str, bytes]) -> Iterator[ToolCall]:
+    """The calls that the model asked for, as they were journaled."""
+    answers = {int(step.removeprefix("answer/")): kept[step] for step in kept if step.startswith("answer/")}
+    for step in sorted(answers, reverse=True):
+        yield from (call for call in reversed(_answer(answers[step]).tool_calls) if f"start/{call.call_id}" in kept)

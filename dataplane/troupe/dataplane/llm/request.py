@@ -7,7 +7,8 @@ grew starts with the same bytes as the one before: what a model server's prefix 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ToolCall, ToolMessage, UserMessage
+from troupe.dataplane.agent.conversation import AssistantMessage, Entry, UserMessage
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
 
 
 class ToolDeclaration(Struct, frozen=True):

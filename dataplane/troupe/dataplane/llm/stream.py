@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from troupe.dataplane.agent.conversation import ModelAnswer, TokenUsage, ToolCall
+from troupe.dataplane.agent.conversation import ModelAnswer, TokenUsage
 from troupe.dataplane.llm.sse import EventParser, EventTooLarge
+from troupe.dataplane.tools.call import ToolCall
 
 MAX_ANSWER: Final = 8 * 1024 * 1024
 """Characters of an answer, text and arguments together."""

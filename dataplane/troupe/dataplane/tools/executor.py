@@ -23,6 +23,8 @@ class ToolOutcome:
     failed: bool = False
     code: str = ""
     """INVALID_ARGUMENTS, TOOL_FAILED, TOOL_TIMEOUT or RESULT_TOO_LARGE where it failed."""
+    json: bool = False
+    """`content` is the JSON of what the tool returned; else it returned text."""
     unknown: bool = False
     """The tool was given up while it ran and is not idempotent: nobody can know whether it acted."""
 
@@ -90,4 +92,4 @@ def _encoded(tool: Tool, result: Any) -> ToolOutcome:
     if len(encoded) > MAX_RESULT:
         why = f"{tool.name} returned {len(encoded)} bytes, the limit is {MAX_RESULT}; ask it for less"
         return failure("RESULT_TOO_LARGE", why)
-    return ToolOutcome(encoded.decode())
+    return ToolOutcome(encoded.decode(), json=not isinstance(result, str))

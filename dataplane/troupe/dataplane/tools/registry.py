@@ -14,8 +14,8 @@ _ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def resolve(metadata: resource_pb2.Metadata, spec: resource_pb2.ToolSpec) -> Tool:
-    """Import the tool that `spec` names, under the resource's name. What the spec says of description, idempotence and
-    timeout goes before what the function says (idempotent: either one's word is enough).
+    """Import the tool that `spec` names, under the resource's name. What the spec says of description, idempotence,
+    timeout and compensation goes before what the function says (idempotent: either one's word is enough).
 
     Imports modules, so it may block: call it where that hurts nobody. Raises InvalidArgument (BAD_ENTRY_POINT,
     NOT_A_TOOL), FailedPrecondition (TOOL_NOT_FOUND, TOOL_IMPORT_FAILED) or Unimplemented (ISOLATION, TOOL_SOURCE),
@@ -32,6 +32,7 @@ def resolve(metadata: resource_pb2.Metadata, spec: resource_pb2.ToolSpec) -> Too
         idempotent=spec.idempotent or found.idempotent,
         timeout=seconds(spec.timeout) if spec.HasField("timeout") else found.timeout,
         resource=resource,
+        compensation=spec.compensation or found.compensation,
     )
 
 

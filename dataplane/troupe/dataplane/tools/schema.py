@@ -35,6 +35,11 @@ class Parameters:
         schema = _schema(function, tool, arguments, descriptions)
         return cls(schema, decoder, tuple(name for name, *_ in fields))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all of them."""
+        return self._names
+
     def parse(self, arguments: str) -> dict[str, Any]:
         """The keyword arguments that the JSON text means; no text means no arguments. What is left out is left to the
         function's defaults. Raises InvalidArguments."""

@@ -7,7 +7,9 @@ async def weather(city: Annotated[str, Meta(description="name of the city")]) ->
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, overload
 
@@ -16,6 +18,7 @@ from troupe.dataplane.tools.schema import Parameters
 DEFAULT_TIMEOUT: Final = 30.0
 """Seconds."""
 
+_key: ContextVar[str] = ContextVar("troupe_call")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -35,6 +38,8 @@ class Tool:
     function: Callable[..., Any]
     resource: str = ""
     """`Tool/namespace/name` once it is declared."""
+    compensation: str = ""
+    """Name of the Tool, or `namespace/name`, that takes a call's effect back; empty: none does."""
 
     @property
     def seconds(self) -> float:
@@ -56,7 +61,12 @@ def tool(function: Callable[..., Any], /) -> Tool: ...
 
 @overload
 def tool(
-    *, name: str | None = None, description: str | None = None, idempotent: bool = False, timeout: float | None = None
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    idempotent: bool = False,
+    timeout: float | None = None,
+    compensation: str = "",
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -68,12 +78,14 @@ def tool(
     description: str | None = None,
     idempotent: bool = False,
     timeout: float | None = None,
+    compensation: str = "",
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Mark a function as a tool. Its schema comes from its type hints, its parameters' descriptions from
     `Annotated[..., msgspec.Meta(description=...)]` or from the docstring's `Args:` section, its own from the text
     before that. A coroutine function runs in the worker's event loop and must not block it; a plain function runs in a
-    thread. Raises TypeError, at import, for what no model could call: no type hint, a type without a JSON form,
-    `*args`, positional-only parameters, no docstring."""
+    thread. `compensation` names the Tool that takes a call's effect back when its turn is cancelled; it is called with
+    the call's `arguments` and `result`. Raises TypeError, at import, for what no model could call: no type hint, a type
+    without a JSON form, `*args`, positional-only parameters, no docstring."""
 
     def mark(marked: Callable[..., Any]) -> Tool:
         if not inspect.isfunction(marked) or inspect.isgeneratorfunction(marked) or inspect.isasyncgenfunction(marked):
@@ -88,9 +100,25 @@ def tool(
         if timeout is not None and timeout <= 0:
             raise TypeError(f"tool {said}: timeout is seconds above 0, not {timeout}")
         parameters = Parameters.of(marked, said, arguments)
-        return Tool(said, text, parameters, idempotent, timeout, marked)
+        return Tool(said, text, parameters, idempotent, timeout, marked, compensation=compensation)
 
     return mark if function is None else mark(function)
+
+
+def idempotency_key() -> str:
+    """Names the call that the tool which asks carries out, and stays the same when that is carried out again: for
+    services that take such a key. Raises LookupError outside of a call."""
+    return _key.get()
+
+
+@contextmanager
+def keyed(key: str) -> Iterator[None]:
+    """Inside, `idempotency_key` answers `key`."""
+    token = _key.set(key)
+    try:
+        yield
+    finally:
+        _key.reset(token)
 
 
 def _documented(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The ends of a turn that only a turn can have."""
+"""The ends of a turn that only a turn with calls can have."""
 
 from typing import ClassVar
 
@@ -24,7 +24,17 @@ class UnknownOutcome(TroupeError):
 class NonDeterministic(Internal):
     """The journal holds something else than what this replay decided. Reason NON_DETERMINISTIC."""
 
-    def __init__(self, step: int, why: str) -> None:
-        super().__init__(
-            "NON_DETERMINISTIC", f"step {step} does not replay: {why}; the journal was written by other code"
-        )
+    def __init__(self, why: str) -> None:
+        super().__init__("NON_DETERMINISTIC", f"the turn does not replay: {why}; the journal was written by other code")
+
+
+class ToolFailed(TroupeError):
+    """A call of `context.call_tool` failed, as it will again when the turn is replayed. `reason` is the failure's code:
+    UNKNOWN_TOOL, INVALID_ARGUMENTS, TOOL_FAILED, TOOL_TIMEOUT or RESULT_TOO_LARGE."""
+
+    code: ClassVar[int] = code_pb2.FAILED_PRECONDITION
+
+    def __init__(self, tool: str, content: str) -> None:
+        """`content` is `CODE: why`."""
+        reason, _, why = content.partition(": ")
+        super().__init__(reason, f"tool {tool}: {why}", metadata={"tool": tool})

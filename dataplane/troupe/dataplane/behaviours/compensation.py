@@ -1,0 +1,70 @@
+"""Taking back what a cancelled turn has done: the tools that its tools name for that, newest call first, once each."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+import structlog
+
+from troupe.chassis.clock import Clock
+from troupe.dataplane.actors.behaviour import TurnContext
+from troupe.dataplane.behaviours.calls import TAKING_BACK, JournaledCalls
+from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
+from troupe.dataplane.tools.calls import Calls
+from troupe.dataplane.tools.executor import ToolExecutor, ToolOutcome
+from troupe.dataplane.tools.tool import Tool
+
+log = structlog.get_logger()
+
+
+async def compensate(
+    turn: TurnContext,
+    calls: Iterable[ToolCall],
+    compensations: Mapping[str, Tool],
+    executor: ToolExecutor,
+    clock: Clock,
+) -> None:
+    """Carry out the compensations, by name of the tool that they are for, of those of `calls`, newest first, that came
+    to a result. Calls that failed have nothing to take back. What goes wrong with one is logged, and the others are
+    carried out all the same; what the journal raises ends it."""
+    ports = JournaledCalls(turn, TurnPromises(turn, clock), clock, asks=False)
+    for call in calls:
+        result = ports.journaled_result(call.call_id)
+        if result is None:
+            log.warning("cancelled call has no result", tool=call.tool, call=call.call_id, message=turn.message.id)
+        elif not result.failed and (tool := compensations.get(call.tool)) is not None:
+            await _carry_out(turn, _taking_back(call, result, tool), tool, ports, executor)
+
+
+def _taking_back(call: ToolCall, result: ToolMessage, tool: Tool) -> ToolCall:
+    given = {
+        "arguments": msgspec.Raw(call.arguments.encode() or b"{}"),
+        "result": msgspec.Raw(result.content.encode()) if result.json else result.content,
+    }
+    return ToolCall(f"{TAKING_BACK}{call.call_id}", tool.name, msgspec.json.encode(given).decode())
+
+
+async def _carry_out(
+    turn: TurnContext, call: ToolCall, tool: Tool, ports: JournaledCalls, executor: ToolExecutor
+) -> None:
+    calls = Calls({tool.name: tool}, turn.message.id, ports, executor)
+    if calls.replayed(call) is not None:
+        return
+    judged = calls.judge(call)
+    if isinstance(judged, ToolOutcome):
+        _failed(turn, call, judged.content)
+        await calls.settle(call, judged)
+        return
+    if (doubt := calls.doubt(call, tool)) is not None:
+        _failed(turn, call, str(doubt))
+        return
+    await turn.journal.keep({f"start/{call.call_id}": b""}, starts=True, compensates=True)
+    done = await calls.run(call, tool)
+    if not isinstance(done, ToolMessage):
+        _failed(turn, call, str(done))
+    elif done.failed:
+        _failed(turn, call, done.content)
+
+
+def _failed(turn: TurnContext, call: ToolCall, why: str) -> None:
+    log.error("compensation failed", tool=call.tool, call=call.call_id, message=turn.message.id, why=why)
