@@ -10,6 +10,7 @@ import structlog
 from troupe.chassis.background import background
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import Aborted, Unavailable
+from troupe.chassis.outage import Outage
 from troupe.controlplane.candidacy import Candidacy, LeaderTimes, Renew, StepDown, Take, Wait
 from troupe.controlplane.stores.port import Deposed, Leadership, RevisionStore
 from troupe.controlplane.whole import whole
@@ -45,6 +46,7 @@ class Leader:
         self._times = times or LeaderTimes()
         self._candidacy = Candidacy(holder, self._times)
         self._beyond = 0
+        self._outage = Outage("leadership not renewed or taken, the store cannot be used")
         self._exceeded = asyncio.Event()
         self._standing = Standing(0, "", "", leads=False)
         self._moved = asyncio.Event()
@@ -154,8 +156,10 @@ class Leader:
         except Aborted:
             decision = self._candidacy.refused(self._clock.monotonic())
         except Unavailable as error:
-            log.warning("leadership not renewed or taken, the store cannot be used", reason=str(error))
+            self._outage.failed(error)
             decision = self._candidacy.failed(begun, self._clock.monotonic())
+        else:
+            self._outage.over()
         self._tell()
         match decision:
             case Wait(until):

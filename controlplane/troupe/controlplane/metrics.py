@@ -25,6 +25,7 @@ LEASES_ENDED = Counter(
 )
 MOVES = Counter("troupe_controlplane_moves_total", "Shards given to another owner than before")
 REVOKES = Gauge("troupe_controlplane_revoked_shards", "Shards that their owners are to hand over and have not yet")
+STUCK = Counter("troupe_workers_stuck", "Workers that answered and did not work, and lost their shards to others.")
 OVERDUE = Counter(
     "troupe_controlplane_overdue_shards_total", "Shards given away because their owner did not release them in time"
 )

@@ -11,6 +11,7 @@ from troupe.controlplane import metrics
 from troupe.controlplane.members import Members
 from troupe.controlplane.placement import Candidate, Member, Placement, following, past
 from troupe.controlplane.stores.port import RevisionStore
+from troupe.controlplane.stuck import Stuck
 from troupe.controlplane.whole import whole
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
 from troupe.v1.status_pb2 import ShardState, StatusReport
@@ -24,7 +25,7 @@ class _Revoke:
 
     owner: Member
     known_by: tuple[int, int]
-    overdue: float
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,15 @@ class Shards:
         term: int,
         wanted: int,
         release_timeout: float,
+        stalled_timeout: float,
+        stuck_after: float,
     ) -> None:
+        """An owner gets `release_timeout` seconds to hand a shard over, one that is stuck `stalled_timeout`, and none
+        for the shards by which it is."""
         self._store, self._members, self._clock, self._bring = store, members, clock, bring
-        self._term, self._wanted, self._release_timeout = term, wanted, release_timeout
+        self._term, self._wanted = term, wanted
+        self._release_timeout, self._stalled_timeout = release_timeout, stalled_timeout
+        self._stuck = Stuck(stuck_after)
         self._placement = Placement.empty(store.shard_count)
         self._revokes: dict[tuple[int, int], _Revoke] = {}
         self._released: set[tuple[int, int]] = set()
@@ -66,6 +73,11 @@ class Shards:
         """The newest placement that is stored."""
         return self._placement
 
+    @property
+    def resting(self) -> frozenset[str]:
+        """The processes that answered and did not work, and have no shards until they are well again."""
+        return self._stuck.resting
+
     async def restore(self) -> None:
         """Take up the placement that is stored, as it is."""
         self._adopt(await self._store.placement())
@@ -73,6 +85,7 @@ class Shards:
     def reported(self, member: Member, report: StatusReport) -> bool:
         """Take note of what a worker's newest process has released, and of what its state store refuses it. Whether
         that calls for a look."""
+        self._stuck.reported(report, self._clock.monotonic())
         if refused := {shard.shard: shard.store_epoch for shard in report.shards if shard.store_epoch}:
             self._refused[member] = refused
         else:
@@ -98,10 +111,11 @@ class Shards:
             self._doubtful = False
         for member, refused in list(self._refused.items()):
             await self._go_past(member, refused)
+        candidates = self._judged()
         self._overdue()
         seen = _Seen(
             self._placement.version,
-            tuple(self._members.candidates()),
+            candidates,
             self._members.instances(),
             frozenset(self._released),
         )
@@ -109,6 +123,18 @@ class Shards:
             await self._save(following(self._placement, seen.candidates, seen.alive, seen.released))
         self._seen = seen
         self._tell()
+
+    def _judged(self) -> tuple[Candidate, ...]:
+        """Who may own shards: all candidates but those that rest, unless no other is left."""
+        candidates = {candidate.member.instance_id: candidate for candidate in self._members.candidates()}
+        for name, shards in self._stuck.judge(candidates, self._clock.monotonic()).items():
+            metrics.STUCK.inc()
+            worker_id = candidates[name].member.worker_id
+            log.error(
+                "worker answers and does not work, giving its shards to others", worker=worker_id, stuck=sorted(shards)
+            )
+        working = tuple(each for name, each in candidates.items() if name not in self._stuck.resting)
+        return working or tuple(candidates.values())
 
     async def _go_past(self, member: Member, refused: Mapping[int, int]) -> None:
         if self._members.current(member) is None:
@@ -123,10 +149,15 @@ class Shards:
         """An owner that is alive and never releases is passed over: the fence keeps it from writing."""
         now = self._clock.monotonic()
         for key, revoke in self._revokes.items():
-            if revoke.overdue <= now and key not in self._released:
+            if now - revoke.since >= self._patience(revoke.owner, key[0]) and key not in self._released:
                 self._released.add(key)
                 metrics.OVERDUE.inc()
                 log.warning("shard not released in time, given away", shard=key[0], worker=revoke.owner.worker_id)
+
+    def _patience(self, owner: Member, shard: int) -> float:
+        if owner.instance_id not in self._stuck.resting:
+            return self._release_timeout
+        return 0.0 if shard in self._stuck.shards(owner.instance_id) else self._stalled_timeout
 
     async def _save(self, placement: Placement) -> None:
         if placement is self._placement:
@@ -151,11 +182,9 @@ class Shards:
             for number, shard in enumerate(placement.shards)
             if shard is not None and shard.revoked
         }
-        overdue = self._clock.monotonic() + self._release_timeout
+        now = self._clock.monotonic()
         known_by = (self._term, placement.version)
-        self._revokes = {
-            key: self._revokes.get(key) or _Revoke(owner, known_by, overdue) for key, owner in revoked.items()
-        }
+        self._revokes = {key: self._revokes.get(key) or _Revoke(owner, known_by, now) for key, owner in revoked.items()}
         self._released &= self._revokes.keys()
         metrics.REVOKES.set(len(revoked))
         metrics.PLACEMENT_VERSION.set(placement.version)
@@ -163,6 +192,9 @@ class Shards:
     def _tell(self) -> None:
         """Bring the placement, and who is alive and who drains, where any of it has changed."""
         live, draining = self._members.live(self._clock.monotonic()), self._members.draining()
+        if live is not None:
+            # Nobody waits for what one may still have under way that does not get on.
+            live -= self._stuck.resting
         now = (self._placement.version, live, draining)
         if not self._placement.version or now == self._brought:
             return

@@ -84,6 +84,7 @@ def _surroundings(
         times=ReignTimes(
             lease=settings.lease,
             release=settings.release_timeout,
+            stuck=settings.stuck_after,
             forget=settings.forget_after,
             link=LinkTimes(apply=settings.apply_timeout),
         ),

@@ -43,6 +43,8 @@ class ReignTimes:
     """Between two changes of the placement: who joins or lets go meanwhile is dealt with in the next one."""
     release: float = 30.0
     """An owner that is alive may take this long to hand a shard over."""
+    stuck: float = 30.0
+    """A worker that answers loses its shards where something that could run is held up for longer than this."""
     forget: float = 600.0
     """A worker that has been LOST for this long and owns no shard is gone for good; one that drained is at once."""
     link: LinkTimes = field(default_factory=LinkTimes)
@@ -82,6 +84,8 @@ class Reign:
             term=term,
             wanted=around.workers,
             release_timeout=times.release,
+            stalled_timeout=times.lease,
+            stuck_after=times.stuck,
         )
         self._line = Line(self._store, term, self._show)
         self._rolling = Rolling(self._line, self._members, self._clock, self._offer, term=term, times=times.rolling)
@@ -235,6 +239,7 @@ class Reign:
             changed = False
             with self._later():
                 changed = await self._shards.review()
+            self._status.resting(self._shards.resting)
             for member in joined:
                 if self._members.current(member) is not None:
                     self._linked().link(member)

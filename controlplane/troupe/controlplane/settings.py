@@ -61,6 +61,12 @@ class ControlPlaneSettings(AccessSettings):
         description="how long an owner that is alive may take to hand a shard over; then another gets it all the same, "
         "and the old owner's writes are refused",
     )
+    stuck_after: float = setting(
+        default=30.0,
+        gt=0,
+        description="a worker that answers loses its shards when something that could run there was held up for this "
+        "long and nothing was settled, while others get on; below 25 what is down for all may look like one worker's",
+    )
     apply_timeout: float = setting(
         default=60.0, gt=0, description="how long a worker may take to prepare a revision before it is tried again"
     )

@@ -20,6 +20,8 @@ from troupe.v1.status_pb2 import Health, HealthState, StatusReport
 
 _SYNCED, _REVISION = "/synced", "/revision"
 """What no worker is called."""
+RESTS = "it answered and did not work; others have its shards, and it gets none for a while"
+_MENDED = frozenset({HealthState.HEALTH_STATE_UNSPECIFIED, HealthState.HEALTH_STATE_HEALTHY})
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class _Entry:
     report: StatusReport
     reported_at: float | None = None
     lost: str = ""
+    rests: bool = False
     wanted: str = ""
     weight: float = 0.0
     piece: WatchStatusResponse | None = None
@@ -75,6 +78,13 @@ class FleetStatus:
         """The worker has a lease again. What it said last counts again."""
         self._set(worker_id, "lost", "")
 
+    def resting(self, instances: frozenset[str]) -> None:
+        """These processes answered and did not work, and get no shards for a while."""
+        for entry in self._entries.values():
+            if entry.rests is not (rests := entry.member.instance_id in instances):
+                entry.rests = rests
+                self._tell(entry)
+
     def wants(self, worker_id: str, revision_id: str) -> None:
         """What the worker is to run now; empty for nothing."""
         self._set(worker_id, "wanted", revision_id)
@@ -104,6 +114,7 @@ class FleetStatus:
             attempt = said.last_attempt if said.HasField("last_attempt") else None
             worker = KnownWorker(entry.member, attempt, said.capacity)
             entry.report, entry.reported_at, entry.lost, entry.wanted = _unheard(worker), None, "", ""
+            entry.rests = False
             self._tell(entry)
 
     def names(self) -> frozenset[str]:
@@ -157,6 +168,8 @@ def _piece(entry: _Entry) -> WatchStatusResponse:
         )
         if entry.reported_at is not None:
             shown.reported_at.CopyFrom(timestamp(entry.reported_at))
+        if entry.rests and shown.report.health.state in _MENDED:
+            shown.report.health.CopyFrom(Health(state=HealthState.HEALTH_STATE_DEGRADED, cause=RESTS))
         if entry.lost:
             shown.report.health.CopyFrom(Health(state=HealthState.HEALTH_STATE_LOST, cause=entry.lost))
         entry.piece = WatchStatusResponse(worker=shown)

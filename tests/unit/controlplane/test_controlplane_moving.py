@@ -9,6 +9,7 @@ from support.fake_workers import attempt_at
 
 from troupe.chassis.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from troupe.controlplane.placement import Placement
+from troupe.controlplane.status import RESTS
 from troupe.controlplane.stores.memory import MemoryRevisionStore
 from troupe.controlplane.stores.port import Deposed
 from troupe.v1.resource_pb2 import ConfigSpec
@@ -406,3 +407,60 @@ async def test_a_hundred_workers_that_join_at_once_are_placed_in_a_few_steps() -
         assert set(owners(placement).values()) <= {10, 11}
         assert placement.version < 20
         one_owner_each(list(run.processes.values()))
+
+
+async def test_a_worker_that_answers_and_does_not_work_loses_its_shards_and_rests() -> None:
+    async with FakeFleet(MemoryRevisionStore(8)).reigning() as run:
+        a, b = await run.join("a"), await run.join("b")
+        await run.pass_time(20.0)
+        one, *others = sorted(b.holds())
+        before = b.holds()
+        # Given one that reports, and hands nothing over
+        b.held_up[one], b.releases = run.clock.monotonic(), False
+        await run.pass_time(30.0)
+        assert owners(await run.store.placement()) == {"a-1": 4, "b-1": 4}
+        # When something was held up for too long: that shard is with the other at once, under a new epoch
+        await run.pass_time(2.0)
+        assert a.holds()[one] == before[one] + 1
+        assert not a.holds().keys() & set(others)
+        assert list(a.placements[-1].live_instance_ids) == ["a-1"], "nobody waits for its turns"
+        (_, shown) = run.status.workers()
+        assert shown.report.health == Health(state=HealthState.HEALTH_STATE_DEGRADED, cause=RESTS)
+        # And the others as soon as a stalled owner's would be
+        await run.pass_time(LEASE)
+        assert set(a.holds()) == set(range(8))
+        # When it is well again: it rests, and then has its share again
+        b.held_up.clear()
+        b.releases = True
+        await run.pass_time(40.0)
+        assert b.holds() == {}
+        await run.pass_time(20.0)
+        assert owners(await run.store.placement()) == {"a-1": 4, "b-1": 4}
+        one_owner_each([a, b])
+        assert run.status.workers()[1].report.health.state == HealthState.HEALTH_STATE_HEALTHY
+
+
+async def test_what_does_not_work_anywhere_moves_nothing() -> None:
+    async with FakeFleet(MemoryRevisionStore(8)).reigning() as run:
+        a, b = await run.join("a"), await run.join("b")
+        await run.pass_time(20.0)
+        before = await run.store.placement()
+        a.held_up[min(a.holds())] = run.clock.monotonic()
+        await run.pass_time(12.0)
+        b.held_up[min(b.holds())] = run.clock.monotonic()
+        await run.pass_time(200.0)
+        assert await run.store.placement() == before
+
+
+async def test_a_worker_alone_keeps_what_it_has() -> None:
+    async with FakeFleet(MemoryRevisionStore(8)).reigning() as run:
+        a = await run.join("a")
+        b = await run.join("b")
+        await run.pass_time(20.0)
+        b.held_up[min(b.holds())] = run.clock.monotonic()
+        await run.pass_time(50.0)
+        assert len(a.holds()) == 8
+        # When the one that works is gone, the one that rests is better than nobody
+        run.kill(a)
+        await run.pass_time(2.0, step=0.1)
+        assert len(b.holds()) == 8
