@@ -32,7 +32,7 @@ from troupe.dataplane.access import METHODS as OF_WORKER
 from troupe.dataplane.settings import DataPlaneSettings
 
 CONTROL_PLANE = ("ControlPlaneService",)
-WORKER = ("AgentService", "DataPlaneService", "DeadLetterService")
+WORKER = ("AgentService", "DataPlaneService", "DeadLetterService", "PromiseService")
 TABLE = {**INSPECTION, **OF_CONTROL_PLANE, **OF_WORKER}
 
 

@@ -1,5 +1,6 @@
 """What a credential reaches on a worker: its tenant's sessions, and the agents that its labels name."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -153,6 +154,35 @@ async def test_a_client_hears_of_no_other_agents(desk: Desk) -> None:
     assert await listed(shop) == ["acme/counter/s"]
     assert await listed(none) == []
     assert (await sent(shop, ref())).result.text == "2"
+
+
+async def controlled(client: "AgentServiceAsyncStub", verb: "pb.Verb.ValueType", **selector: Any) -> list[str]:
+    request = pb.ControlTurnsRequest(verb=verb, selector=pb.TurnSelector(**selector))
+    with translated():
+        found = [one.message async for one in client.ControlTurns(request, timeout=10)]
+    return sorted(f"{one.session.agent}/{one.message_id}" for one in found)
+
+
+async def test_a_selector_means_turns_of_the_tenant_and_of_agents_that_are_reached(desk: Desk) -> None:
+    acme, rival = await desk.client("a", tenant='"acme"'), await desk.client("r", tenant='"rival"')
+    shop = await desk.client("shop", tenant='"acme"', agents='{ team = "shop" }')
+    for client, name in ((acme, "ours"), (rival, "theirs")):
+        for agent in ("counter", "plain"):
+            later = pb.SendRequest(
+                session=ref(agent), message_id=name, content=Content(text="x"), deliver_after=duration(3600)
+            )
+            await client.Send(later)
+    async with asyncio.timeout(10):
+        for client in (acme, rival):
+            while len(await controlled(client, pb.VERB_PAUSE)) < 2:  # noqa: ASYNC110 - on its way it is not selected
+                await asyncio.sleep(0.01)
+    assert await controlled(shop, pb.VERB_RESUME) == ["counter/ours"]
+    assert await controlled(shop, pb.VERB_CANCEL) == ["counter/ours"]
+    assert await controlled(acme, pb.VERB_KILL) == ["plain/ours"]
+    assert await controlled(rival, pb.VERB_RESUME) == ["counter/theirs", "plain/theirs"]
+    with pytest.raises(PermissionDenied) as denied:
+        await controlled(acme, pb.VERB_KILL, session=SessionRef(tenant="rival"))
+    assert denied.value.reason == "TENANT_SET"
 
 
 async def test_labels_are_those_of_the_current_revision(desk: Desk) -> None:

@@ -98,7 +98,7 @@ async def test_a_refused_conversation_cancels_nothing(worker: ServingWorker) -> 
         async for _ in worker.agents.Converse(pb.ConverseRequest(message=refused, cancel_on_disconnect=True)):
             pass
     scripted_actor.OPEN.set()
-    asking = pb.GetMessageRequest(session=ref(), message_id="m", wait=duration(5))
+    asking = pb.GetMessageRequest(session=ref(), message_id="m", wait=duration(60))
     assert (await worker.agents.GetMessage(asking)).status.fate == turn_pb2.FATE_DONE
 
 
@@ -155,6 +155,14 @@ async def test_sessions_are_listed_in_pages_and_deleted(worker: ServingWorker) -
     assert (await worker.agents.Send(message(session="s1", wait=duration(5)))).status.result.text == "1"
 
 
+NAMED = MessageRef(session=ref(), message_id="m")
+EVERYTHING = pb.TurnSelector()
+
+
+def control(**parts: Any) -> pb.ControlTurnsRequest:
+    return pb.ControlTurnsRequest(verb=pb.VERB_PAUSE, **parts)
+
+
 BAD: list[tuple[str, Any, str]] = [
     ("Send", SendRequest(content=Content(text="x")), "BAD_SESSION"),
     ("Send", message(session="a/b"), "BAD_SESSION"),
@@ -166,6 +174,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("Send", message(expires=duration(90_000)), "BAD_EXPIRES"),
     ("Send", message(wait=duration(-1)), "BAD_WAIT"),
     ("Send", message(wait=duration(3601)), "BAD_WAIT"),
+    ("Send", message(deliver_after=duration(-1)), "BAD_DUE"),
+    ("Send", message(deliver_after=duration(1), deliver_at=timestamp(1)), "BAD_DUE"),
+    ("Send", message(deliver_at=timestamp(4e9)), "BAD_DUE"),
+    ("Send", message(on_busy=pb.ON_BUSY_REJECT), "REJECT_UNHEARD"),
+    ("Send", message(attributes={"": "x"}), "BAD_ATTRIBUTES"),
     ("GetMessage", pb.GetMessageRequest(session=ref()), "NO_MESSAGE_ID"),
     ("GetMessage", pb.GetMessageRequest(session=ref(), message_id="x" * 129), "BAD_MESSAGE_ID"),
     ("GetMessage", pb.GetMessageRequest(session=ref(), message_id="m", wait=duration(-1)), "BAD_WAIT"),
@@ -181,15 +194,20 @@ BAD: list[tuple[str, Any, str]] = [
         pb.ControlTurnsRequest(verb=pb.VERB_CANCEL, messages=[MessageRef(session=ref())]),
         "NO_MESSAGE_ID",
     ),
+    ("ControlTurns", control(messages=[NAMED] * 1001), "BAD_MESSAGES"),
+    ("ControlTurns", control(messages=[NAMED], selector=EVERYTHING), "BAD_MESSAGES"),
+    ("ControlTurns", control(messages=[NAMED], limit=1), "NO_SELECTOR"),
+    ("ControlTurns", control(messages=[NAMED], shards=[1]), "NO_SELECTOR"),
+    ("ControlTurns", control(messages=[NAMED], lifts="v"), "BAD_LIFTS"),
+    ("ControlTurns", control(messages=[NAMED], verb_id="x" * 129), "BAD_MESSAGE_ID"),
+    ("ControlTurns", control(selector=EVERYTHING, limit=10_001), "BAD_LIMIT"),
+    ("ControlTurns", control(selector=pb.TurnSelector(fates=[turn_pb2.FATE_DONE])), "BAD_SELECTOR"),
+    ("ControlTurns", control(selector=pb.TurnSelector(session=SessionRef(agent="A"))), "BAD_SELECTOR"),
+    ("ControlTurns", control(selector=pb.TurnSelector(attributes={"": ""})), "BAD_ATTRIBUTES"),
 ]
 NOT_BUILT: list[tuple[str, Any]] = [
-    ("Send", message(deliver_after=duration(5))),
-    ("Send", message(deliver_at=timestamp(5))),
-    *(("Send", message(on_busy=value)) for value in (pb.ON_BUSY_REJECT, pb.ON_BUSY_INTERRUPT, pb.ON_BUSY_STEER)),
-    *(
-        ("ControlTurns", pb.ControlTurnsRequest(verb=verb))
-        for verb in (pb.VERB_KILL, pb.VERB_PAUSE, pb.VERB_RESUME, pb.VERB_RESTART)
-    ),
+    *(("Send", message(on_busy=value)) for value in (pb.ON_BUSY_INTERRUPT, pb.ON_BUSY_STEER)),
+    ("ControlTurns", pb.ControlTurnsRequest(verb=pb.VERB_RESTART)),
 ]
 
 
@@ -216,6 +234,14 @@ async def test_what_is_not_built_says_so(worker: ServingWorker) -> None:
     for method, request in NOT_BUILT:
         error = await _refusal(worker, method, request)
         assert (type(error), error.reason) == (Unimplemented, "NOT_BUILT"), request
+
+
+async def test_only_workers_name_shards(worker: ServingWorker) -> None:
+    error = await _refusal(worker, "ControlTurns", control(selector=EVERYTHING, shards=[1]))
+    assert (type(error), error.reason) == (errors.PermissionDenied, "SHARDS_NAMED")
+    foreign = pb.TurnSelector(session=SessionRef(tenant="other"))
+    error = await _refusal(worker, "ControlTurns", control(selector=foreign))
+    assert (type(error), error.reason) == (errors.PermissionDenied, "TENANT_SET")
 
 
 async def test_a_client_may_not_name_a_tenant(worker: ServingWorker) -> None:

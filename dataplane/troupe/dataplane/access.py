@@ -1,16 +1,21 @@
 """Who may call a worker, and which sessions and agents are theirs."""
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.access.policy import Table
 from troupe.chassis.access.roles import ANYBODY, Role, caller
 from troupe.chassis.errors import PermissionDenied
-from troupe.v1 import agent_pb2, data_plane_pb2, dead_letter_pb2
+from troupe.dataplane.peers import RELAYED
+from troupe.v1 import agent_pb2, data_plane_pb2, dead_letter_pb2, promise_pb2
 from troupe.v1.envelope_pb2 import SessionRef
 
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
 _TALKS: Final = frozenset({Role.CLIENT})
+_ASKS: Final = frozenset({Role.CLIENT, Role.OPERATOR})
 _READS: Final = frozenset({Role.CLIENT, Role.OPERATOR, Role.WORKER})
 _PASSED_ON: Final = frozenset({Role.CLIENT, Role.WORKER})
 _CONTROL_PLANE: Final = frozenset({Role.CONTROLPLANE})
@@ -21,9 +26,16 @@ _AGENT: Final = {
     "Subscribe": _READS,
     "GetMessage": _READS,
     "GetSession": _READS,
-    "ListSessions": frozenset({Role.CLIENT, Role.OPERATOR}),
+    "ListSessions": _ASKS,
     "ControlTurns": _PASSED_ON,
     "DeleteSession": _PASSED_ON,
+}
+_PROMISE: Final = {
+    # By its token whoever may call; by its name the operator, and those whom the promise names.
+    "Resolve": _ASKS,
+    "Reject": _ASKS,
+    "GetPromise": _READS,
+    "ListPromises": _ASKS,
 }
 _DEAD_LETTER: Final = {
     "ListDeadLetters": frozenset({Role.OPERATOR, Role.ADMIN}),
@@ -37,6 +49,7 @@ METHODS: Final[Table] = {
     f"{file.services_by_name[service].full_name}/{method}": roles
     for file, service, rows in (
         (agent_pb2.DESCRIPTOR, "AgentService", _AGENT),
+        (promise_pb2.DESCRIPTOR, "PromiseService", _PROMISE),
         (dead_letter_pb2.DESCRIPTOR, "DeadLetterService", _DEAD_LETTER),
         (data_plane_pb2.DESCRIPTOR, "DataPlaneService", _DATA_PLANE),
     )
@@ -76,6 +89,12 @@ def passes_on() -> bool:
     """Whether the caller may speak for another: a worker, or anybody where no credentials are asked for."""
     who = caller()
     return who is ANYBODY or Role.WORKER in who.roles
+
+
+def relayed(context: "ServicerContext[Any, Any]") -> bool:
+    """Whether another worker passes the call on."""
+    metadata: Any = context.invocation_metadata()
+    return passes_on() and any(name == RELAYED[0] for name, _ in metadata or ())
 
 
 def tenant_set(field: str) -> PermissionDenied:

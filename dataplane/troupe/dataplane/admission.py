@@ -19,6 +19,8 @@ GOOD_FOR: Final = 5.0
 MAX_SESSIONS: Final = 10_000
 """Sessions whose backlog is remembered, those that were last sent to."""
 RETRY_AFTER: Final = 1.0
+TROUBLE_RETRY_AFTER: Final = 5.0
+"""Seconds: a worker in trouble gets over it, or loses its shards, no sooner."""
 _NEWEST: Final = 0.05
 """Weight of one more message in the mean size."""
 
@@ -123,6 +125,15 @@ class Admission:
 def blocked() -> ResourceExhausted:
     """The broker takes nothing now."""
     return _mailbox_full("the broker takes no messages now: it is short of memory or disk")
+
+
+def in_trouble(key: SessionKey, cause: str) -> ResourceExhausted:
+    """The session is new, and the worker that would have it does not get on."""
+    return ResourceExhausted(
+        "WORKER_DEGRADED",
+        f"session {key} is new, and its worker takes none now: {cause}; the message was not sent, try later",
+        retry_after=TROUBLE_RETRY_AFTER,
+    )
 
 
 def _mailbox_full(why: str) -> ResourceExhausted:

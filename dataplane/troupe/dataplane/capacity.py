@@ -25,6 +25,14 @@ def capacity(max_hot_sessions: int, cgroups: Path = CGROUPS, own: Path = Path("/
     )
 
 
+def resident(own: Path = Path("/proc/self/statm")) -> int:
+    """Bytes of memory that this process has, shared pages included; 0 where the kernel does not say."""
+    try:
+        return int(own.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _groups(cgroups: Path, own: Path) -> Iterator[Path]:
     """The process's group and those around it: each may have a limit. In a container the outermost is its own."""
     yield cgroups

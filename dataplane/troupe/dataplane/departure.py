@@ -62,8 +62,7 @@ class Departure:
         log.info("draining", why=self.why, shards=host.held, turns=host.running)
         host.drain()
         self._reporter.leaving = self.why
-        for service in ("", AGENT_SERVICE):
-            await self._serving.set_health(service, serving=False)
+        await self._set_ready(False)
         revoked = self.replaced is None and await self._revoked()
         if not revoked and self.replaced is None:
             log.warning("control plane has not moved all shards, letting go of them", shards=host.held)
@@ -73,6 +72,17 @@ class Departure:
         log.info("shards handed over", left=host.held, turns=host.running)
         await self._rested()
         await self._heard(GOODBYE if revoked else LAST_WORD)
+
+    async def ready(self, ready: bool) -> None:
+        """The process is ready for clients, or not; one that leaves never is again."""
+        if not self.why:
+            await self._set_ready(ready)
+        if self.why:
+            await self._set_ready(False)
+
+    async def _set_ready(self, ready: bool) -> None:
+        for service in ("", AGENT_SERVICE):
+            await self._serving.set_health(service, serving=ready)
 
     async def _revoked(self) -> bool:
         """Wait until all that is this process's was revoked; False where that does not come."""

@@ -19,18 +19,21 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import Aborted, ResourceExhausted, TroupeError, Unavailable
 from troupe.chassis.wire import timestamp
 from troupe.dataplane import metrics
+from troupe.dataplane.actors.endings import refused, stored
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import LAST, Hub
-from troupe.dataplane.actors.settle import refused, stored
 from troupe.dataplane.peers import Peers, Stream
 from troupe.dataplane.placement import Placement, ShardOwner
-from troupe.dataplane.state.port import Record, StateStore
+from troupe.dataplane.state.port import Promise, Record, StateStore
 from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SubscribeRequest
 from troupe.v1.envelope_pb2 import SessionRef
-from troupe.v1.turn_pb2 import Completed, Event, Failed
+from troupe.v1.turn_pb2 import AwaitedPromise, Completed, Event, Failed
 
 PAUSE: Final = (0.1, 5.0)
 """Seconds between two looks for a message that nobody shows: at first, and at most."""
+LOOK: Final = 60.0
+"""The same where this worker holds the shard and hears of what becomes of it: unless it was settled where it waited, by
+another gateway, whose word did not come through."""
 
 log = structlog.get_logger()
 
@@ -99,6 +102,29 @@ class Following:
             if self.owner(key) == owner:
                 await self.clock.sleep(pause.next())
 
+    async def waits(self, key: SessionKey, message_id: str) -> Event | None:
+        """What the message's turn waits for, for those who come when all that it showed is gone; None where it does
+        not, or the session is not held here. Without a place among the events."""
+        actor = self._host.actor(key)
+        if not self.held(self.shard(key)) or (actor is not None and not actor.at_rest):
+            return None
+        entry = await self.store.waiting(key, message_id)
+        if entry is None or not entry.suspended:
+            return None
+        event = _event(key, message_id, self.clock)
+        event.suspended.SetInParent()
+        for promise_id in entry.awaits:
+            if (promise := await self.store.promise(key, promise_id)) is not None:
+                event.suspended.promises.append(awaited(promise))
+        return event
+
+    def announce(self, key: SessionKey, settled: Record) -> None:
+        """Tell those who follow a message here that it was settled where it waited, without a turn."""
+        event = end_of(key, settled, self.clock)
+        event.failed.stored = False
+        with self.hub.log(key, event.message_id) as message_log:
+            message_log.append(event, digest=settled.digest)
+
     def placed(self, changed: frozenset[int]) -> None:
         """There is a new placement: the owners of these shards are others, and processes may be gone."""
         count = self._placement.shard_count
@@ -138,6 +164,8 @@ class Follower:
         self._number: Number | None = None
         self._sent: Stream | None = None
         self._after: EventPosition | None = None
+        self._stirred = False
+        """What was to be heard here without a pause may be found elsewhere by now."""
         self._last: Event | None = None
         """The last event that has a place."""
 
@@ -156,6 +184,25 @@ class Follower:
         if (owner := self._owner()) is not None:
             self._sent = self._subscribe(owner)
 
+    async def end(self, within: float) -> Event | None:
+        """The message's last event, if it comes within so many seconds. For who sent the message."""
+        clock = self._following.clock
+        until = clock.monotonic() + within
+        if self._sent is None and self._owner() is None and self._following.held(self._shard):
+            # The turn runs here: nothing else is to be looked at on its way.
+            end = await self._log.end(self._number, self._digest, within)
+            if end is not None or clock.monotonic() >= until:
+                return end
+            self._stirred = True
+        try:
+            async with asyncio.timeout(until - clock.monotonic()), aclosing(self.events()) as events:
+                last = None
+                async for event in events:
+                    last = event
+                return last
+        except TimeoutError:
+            return None
+
     async def events(
         self, after: EventPosition | None = None, number: Number | None = None
     ) -> AsyncGenerator[Event, None]:
@@ -164,7 +211,8 @@ class Follower:
         Aborted, for a relayed call, where the session is another worker's and its turn does not run here either."""
         own = self._number is not None
         self._after, self._number = after, self._number or number
-        pause, broken, ended = _Pause(), None, False
+        pause, broken, ended = _Pause(), None, self._stirred
+        late = not own and after is None
         while True:
             stirs = self._log.stirs
             # A turn that runs here is followed here, whoever owns the session by now.
@@ -177,6 +225,9 @@ class Follower:
                 source, broken = self._elsewhere(owner), owner
             else:
                 broken = None
+                if late and (waits := await self._following.waits(self._key, self._message_id)) is not None:
+                    yield waits
+                late = False
                 if (patience := self._patience(owner, pause)) is not None:
                     alarm = asyncio.get_running_loop().call_later(patience, self._log.stir)
                 source = self._log.follow(self._position(), self._number, self._digest, stirs)
@@ -211,7 +262,7 @@ class Follower:
             return None
         if self._relayed and self._following.owner_of(self._shard) is not None:
             raise not_owner(self._key)
-        return None if owner is None and self._following.held(self._shard) else pause.next()
+        return LOOK if owner is None and self._following.held(self._shard) else pause.next()
 
     async def _elsewhere(self, owner: ShardOwner) -> AsyncGenerator[Event, None]:
         """What the owner shows; ends where its stream does, however that is."""
@@ -253,7 +304,11 @@ class Follower:
     def _voided(self, event: Event) -> Event | None:
         """The seal of an attempt that was shown and whose worker cannot seal it any more: another began since."""
         last = self._last
-        if last is None or last.HasField("sealed") or (event.epoch, event.attempt) <= (last.epoch, last.attempt):
+        if last is None or (event.epoch, event.attempt) <= (last.epoch, last.attempt):
+            return None
+        if last.HasField("sealed") or last.HasField("suspended"):
+            return None
+        if event.started.continues and event.attempt == last.attempt + 1:
             return None
         seal = _event(self._key, self._message_id, self._following.clock)
         seal.epoch, seal.attempt, seal.sequence = last.epoch, last.attempt, last.sequence + 1
@@ -273,6 +328,14 @@ def end_of(key: SessionKey, record: Record, clock: Clock) -> Event:
         case Failed() as failed:
             event.failed.CopyFrom(failed)
     return event
+
+
+def awaited(promise: Promise) -> AwaitedPromise:
+    """The promise as those see it who follow its turn."""
+    shown = AwaitedPromise(promise_id=promise.id, name=promise.name)
+    if promise.expires:
+        shown.expires.CopyFrom(timestamp(promise.expires))
+    return shown
 
 
 def not_owner(key: SessionKey) -> Aborted:

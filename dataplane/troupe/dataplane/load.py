@@ -13,9 +13,10 @@ from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.world import Ending
 from troupe.dataplane.capacity import capacity
 from troupe.dataplane.config import Applier
+from troupe.dataplane.vitals import Vitals
 from troupe.dataplane.watchdog import LoopWatch
 from troupe.v1 import status_pb2
-from troupe.v1.status_pb2 import Health, Load, PlacementPosition, StatusReport
+from troupe.v1.status_pb2 import Health, Load, PlacementPosition, ShardStatus, StatusReport
 
 RATE_WINDOW: Final = 10.0
 LATENCY_WINDOW: Final = 60.0
@@ -78,10 +79,12 @@ class Reporter:
         applier: Applier,
         meter: TurnMeter,
         watch: LoopWatch,
+        vitals: Vitals,
         clock: Clock,
     ) -> None:
         self._worker_id, self._instance_id = worker_id, instance_id
-        self._host, self._applier, self._meter, self._watch, self._clock = host, applier, meter, watch, clock
+        self._host, self._applier, self._meter, self._clock = host, applier, meter, clock
+        self._watch, self._vitals = watch, vitals
         self.leaving = ""
         """Why the worker drains; empty while it does not."""
         self.capacity = capacity(host.max_hot)
@@ -97,13 +100,14 @@ class Reporter:
             last_attempt=self._applier.last_attempt,
             health=self._health(),
             capacity=self.capacity,
-            shards=self._host.statuses(),
+            shards=self._shards(),
             load=Load(
                 hot_sessions=self._host.hot,
                 running_turns=self._host.running,
                 turns=self._meter.turns,
                 turns_per_second=self._meter.rate(),
                 turn_latency_p99_seconds=self._meter.p99(),
+                busy=self._vitals.busy,
             ),
             time=timestamp(self._clock.now()),
             placement=PlacementPosition(term=term, version=version) if term else None,
@@ -123,9 +127,18 @@ class Reporter:
                     await self._host.moved()
                     await asyncio.sleep(SOON)
 
+    def _shards(self) -> list[ShardStatus]:
+        statuses, held_up = self._host.statuses(), self._vitals.held_up()
+        for status in statuses:
+            if status.shard in held_up:
+                status.held_up_seconds = held_up[status.shard]
+        return statuses
+
     def _health(self) -> Health:
         if self.leaving:
             return Health(state=status_pb2.HEALTH_STATE_DRAINING, cause=self.leaving)
+        if self._vitals.trouble:
+            return Health(state=status_pb2.HEALTH_STATE_DEGRADED, cause=self._vitals.trouble)
         if blocked := self._watch.blocked(within=LATENCY_WINDOW):
             cause = f"something blocked the event loop for {blocked:.1f} s within the last minute"
             return Health(state=status_pb2.HEALTH_STATE_DEGRADED, cause=cause)

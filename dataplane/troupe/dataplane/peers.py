@@ -6,28 +6,31 @@ What is passed on to them says so in its metadata, and is answered from what the
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from troupe.chassis.errors import DeadlineExceeded
 from troupe.chassis.rpc_client import Credentials, channel, translated
 from troupe.dataplane.placement import ShardOwner
-from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import (
     ControlTurnsRequest,
+    ControlTurnsResponse,
     DeleteSessionRequest,
     DeleteSessionResponse,
     GetMessageRequest,
     GetSessionRequest,
     GetSessionResponse,
-    MessageRef,
     MessageStatus,
     SubscribeRequest,
 )
 from troupe.v1.agent_pb2_grpc import AgentServiceStub
+from troupe.v1.promise_pb2 import GetPromiseRequest, PromiseRef
+from troupe.v1.promise_pb2_grpc import PromiseServiceStub
 from troupe.v1.turn_pb2 import Event
 
 if TYPE_CHECKING:
     from troupe.v1.agent_pb2_grpc import AgentServiceAsyncStub
+    from troupe.v1.promise_pb2_grpc import PromiseServiceAsyncStub
 
 RELAYED: Final = ("troupe-relayed", "1")
 """Metadata of a call that a worker passes on to the session's owner."""
@@ -37,6 +40,8 @@ ATTACH: Final = 2.0
 """Seconds that a peer gets to say that a stream is open."""
 ASK: Final = 1.0
 """Seconds that a peer gets for what can be answered from the store as well."""
+TELL: Final = 5.0
+"""Seconds that a peer gets to hear of what is recorded, or between two turns that it names."""
 DELETE: Final = 15.0
 """Seconds that a peer gets to delete a session: a turn that runs is cancelled first."""
 
@@ -46,7 +51,7 @@ class Peers:
 
     def __init__(self, credentials: Credentials | None = None) -> None:
         self._credentials = credentials or Credentials()
-        self._stubs: OrderedDict[str, AgentServiceAsyncStub] = OrderedDict()
+        self._peers: OrderedDict[str, _Peer] = OrderedDict()
 
     def subscribe(self, owner: ShardOwner, request: SubscribeRequest) -> "Stream":
         """Begin to follow what the owner's worker shows."""
@@ -67,23 +72,61 @@ class Peers:
         with translated(owner.address):
             return await self._stub(owner).DeleteSession(request, timeout=DELETE, metadata=(RELAYED,))
 
-    async def cancel(self, owner: ShardOwner, message: MessageRef, verb_id: str) -> None:
-        """Tell the owner of a CANCEL that is recorded. Raises TroupeError where it does not hear."""
-        request = ControlTurnsRequest(verb_id=verb_id, verb=agent_pb2.VERB_CANCEL, messages=[message])
+    async def control(self, owner: ShardOwner, request: ControlTurnsRequest) -> None:
+        """Tell the owner of a verb that is recorded. Raises TroupeError where it does not hear."""
         with translated(owner.address):
-            async for _ in self._stub(owner).ControlTurns(request, timeout=ASK, metadata=(RELAYED,)):
+            async for _ in self._stub(owner).ControlTurns(request, timeout=TELL, metadata=(RELAYED,)):
                 pass
 
+    async def selected(
+        self, owner: ShardOwner, request: ControlTurnsRequest
+    ) -> AsyncGenerator[ControlTurnsResponse, None]:
+        """The owner's turns that the request's selector means, in its shards. Raises TroupeError where it does not say,
+        or is silent for TELL."""
+        call = self._stub(owner).ControlTurns(request, metadata=(RELAYED,))
+        responses = aiter(call)
+        try:
+            with translated(owner.address):
+                while True:
+                    async with asyncio.timeout(TELL):
+                        response = await anext(responses, None)
+                    if response is None:
+                        return
+                    yield response
+        except TimeoutError as error:
+            raise DeadlineExceeded("OWNER_SILENT", f"{owner.worker_id} said nothing for {TELL:g} s") from error
+        finally:
+            call.cancel()
+
+    async def settled(self, owner: ShardOwner, promise: PromiseRef) -> None:
+        """Tell the owner that a promise is settled. Raises TroupeError where it does not hear."""
+        with translated(owner.address):
+            request = GetPromiseRequest(promise=promise)
+            await self._peer(owner).promises.GetPromise(request, timeout=TELL, metadata=(RELAYED,))
+
     def _stub(self, owner: ShardOwner) -> "AgentServiceAsyncStub":
-        stub = self._stubs.get(owner.address)
-        if stub is None:
-            made: Any = AgentServiceStub(channel(owner.address, self._credentials.tls, self._credentials.token))
-            stub = self._stubs[owner.address] = made
-        self._stubs.move_to_end(owner.address)
-        if len(self._stubs) > MAX_PEERS:
+        return self._peer(owner).agents
+
+    def _peer(self, owner: ShardOwner) -> "_Peer":
+        peer = self._peers.get(owner.address)
+        if peer is None:
+            opened = channel(owner.address, self._credentials.tls, self._credentials.token)
+            agents: Any = AgentServiceStub(opened)
+            promises: Any = PromiseServiceStub(opened)
+            peer = self._peers[owner.address] = _Peer(agents, promises)
+        self._peers.move_to_end(owner.address)
+        if len(self._peers) > MAX_PEERS:
             # Its channel goes when the calls on it have ended.
-            self._stubs.popitem(last=False)
-        return stub
+            self._peers.popitem(last=False)
+        return peer
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """What one worker serves, over one channel."""
+
+    agents: "AgentServiceAsyncStub"
+    promises: "PromiseServiceAsyncStub"
 
 
 class Stream:

@@ -1,7 +1,7 @@
 """A revision made ready to run: every resource resolved, imported and compiled, or none."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -13,17 +13,20 @@ from troupe.chassis.errors import FailedPrecondition, InvalidArgument
 from troupe.chassis.settings import SecretStr
 from troupe.chassis.wire import seconds
 from troupe.dataplane.actors.behaviour import Behaviour
-from troupe.dataplane.agent.config import AgentConfig
+from troupe.dataplane.agent.config import AgentConfig, by_name
 from troupe.dataplane.behaviours import actor
 from troupe.dataplane.behaviours.actor import ActorBehaviour
 from troupe.dataplane.behaviours.agent import AgentBehaviour
+from troupe.dataplane.behaviours.state import StateForm
 from troupe.dataplane.llm.client import LlmConnections, ModelClient
 from troupe.dataplane.llm.endpoint import ModelEndpoint, ModelTimeouts
+from troupe.dataplane.state.port import RETENTION
 from troupe.dataplane.tools import registry
 from troupe.dataplane.tools.executor import InProcessExecutor
 from troupe.dataplane.tools.tool import Tool
 from troupe.resources.kinds import unpack
 from troupe.v1.resource_pb2 import (
+    UNKNOWN_OUTCOME_POLICY_PROMISE,
     ActorSpec,
     AgentSpec,
     ConfigSpec,
@@ -39,6 +42,7 @@ from troupe.v1.resource_pb2 import (
 
 T = TypeVar("T")
 TURN_DEADLINE: Final = 600.0
+MAX_BATCH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,13 @@ class _Preparation:
             unpack(found)
         models = {_name(found.metadata): self._model(found) for found in self._of("Model")}
         tools = {_name(found.metadata): self._tool(found) for found in self._of("Tool")}
+        for name, tool in tools.items():
+            _check_compensation(tool, _compensation(tool, name, tools))
         behaviours: dict[tuple[str, str], Behaviour] = {}
         for found in self._of("Agent"):
             behaviours[_name(found.metadata)] = self._agent(found, models, tools)
         for found in self._of("Actor"):
-            behaviours[_name(found.metadata)] = self._actor(found)
+            behaviours[_name(found.metadata)] = self._actor(found, tools)
         labels = {
             _name(found.metadata): dict(found.metadata.labels)
             for kind in ("Agent", "Actor")
@@ -133,19 +139,32 @@ class _Preparation:
             generation=self._config.generation,
             config=AgentConfig.from_spec(found.metadata, spec, named),
             model=_named(models, "Model", spec.model, found),
+            compensations=_compensations(spec.tools, found, tools),
             retry=_retry(spec.retry),
             executor=self._executor,
             clock=self._clock,
         )
 
-    def _actor(self, found: Resource) -> Behaviour:
+    def _actor(self, found: Resource, tools: Mapping[tuple[str, str], Tool]) -> Behaviour:
         spec = ActorSpec.FromString(found.spec.value)
+        resource = _resource(found)
+        made = actor.load(spec.entry_point, resource)
+        max_batch = spec.max_batch if spec.HasField("max_batch") else MAX_BATCH
+        named = {name: _named(tools, "Tool", name, found) for name in spec.tools}
         return ActorBehaviour(
             revision_id=self._config.revision_id,
             generation=self._config.generation,
-            make=actor.load(spec.entry_point, _resource(found)),
+            make=made,
+            form=StateForm.of(made, resource),
+            tools=by_name(spec.tools, named, resource),
+            compensations=_compensations(spec.tools, found, tools),
+            executor=self._executor,
+            clock=self._clock,
             retry=_retry(spec.retry),
             deadline=seconds(spec.turn_deadline) if spec.HasField("turn_deadline") else TURN_DEADLINE,
+            retention=seconds(spec.retention) if spec.HasField("retention") else RETENTION,
+            max_batch=max_batch if actor.takes_batches(made) else 1,
+            asks=spec.unknown_outcome == UNKNOWN_OUTCOME_POLICY_PROMISE,
         )
 
 
@@ -159,15 +178,45 @@ def _resource(found: Resource) -> str:
 
 def _named(declared: Mapping[tuple[str, str], T], kind: str, name: str, by: Resource) -> T:
     """What a resource refers to as `name` or `namespace/name`. Raises InvalidArgument where it is not declared."""
+    return _referred(declared, kind, name, by.metadata.namespace or DEFAULT, _resource(by))
+
+
+def _referred(declared: Mapping[tuple[str, str], T], kind: str, name: str, namespace: str, resource: str) -> T:
     before, _, after = name.rpartition("/")
-    place = (before or by.metadata.namespace or DEFAULT, after)
+    place = (before or namespace, after)
     if place not in declared:
-        resource = _resource(by)
         missing = "/".join((kind, *place))
         raise InvalidArgument(
             "MISSING_REFERENCE", f"{resource} refers to {missing}, which is not declared", resource=resource
         )
     return declared[place]
+
+
+def _compensation(tool: Tool, name: tuple[str, str], tools: Mapping[tuple[str, str], Tool]) -> Tool | None:
+    if not tool.compensation:
+        return None
+    return _referred(tools, "Tool", tool.compensation, name[0], tool.resource)
+
+
+def _check_compensation(tool: Tool, compensation: Tool | None) -> None:
+    if compensation is not None and not {"arguments", "result"} <= set(compensation.parameters.names):
+        raise InvalidArgument(
+            "BAD_COMPENSATION",
+            f"{tool.resource}: its compensation {compensation.resource} is called with `arguments` and `result`, and "
+            f"takes ({', '.join(compensation.parameters.names)})",
+            resource=tool.resource,
+        )
+
+
+def _compensations(references: Iterable[str], by: Resource, tools: Mapping[tuple[str, str], Tool]) -> dict[str, Tool]:
+    """What takes back the calls of these tools, by the name of the tool."""
+    found: dict[str, Tool] = {}
+    for reference in references:
+        tool = _named(tools, "Tool", reference, by)
+        _, namespace, name = tool.resource.split("/")
+        if (compensation := _compensation(tool, (namespace, name), tools)) is not None:
+            found[tool.name] = compensation
+    return found
 
 
 def _retry(spec: RetrySpec) -> RetryPolicy:

@@ -2,7 +2,8 @@
 
 A number is free again only where its message certainly was not sent. Otherwise nobody can know: the same envelope is
 published again for as long as its caller waits, and then a SKIP takes its place, so that what comes after it need not
-wait for it. A SKIP that comes after its message does nothing.
+wait for it. A SKIP that comes after its message does nothing. A scheduled message has a stream of its own, in which
+nothing comes after it.
 """
 
 import asyncio
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Never
 
-import structlog
-
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.broker.port import Broker, NotSent
+from troupe.chassis import fault_points
 from troupe.chassis.clock import Clock
 from troupe.chassis.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from troupe.chassis.ids import uuid7
+from troupe.chassis.outage import Outage
 from troupe.dataplane import admission, metrics
 from troupe.v1 import envelope_pb2
 from troupe.v1.envelope_pb2 import Envelope
@@ -34,8 +35,6 @@ MAX_UNCONFIRMED: Final = 10_000
 SKIPS_AT_ONCE: Final = 256
 RESEND: Final = (0.05, 1.0)
 """Seconds between two publishes of one message, or of the SKIPs: at first, and at most."""
-
-log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -68,6 +67,10 @@ class Sender:
             finally:
                 filling.cancel()
 
+    def knows(self, key: SessionKey) -> bool:
+        """Whether something was sent to the session here, not long ago."""
+        return key in self._streams
+
     async def send(
         self, key: SessionKey, envelope: Envelope, within: float, numbered: Callable[[Number], None]
     ) -> Number:
@@ -83,14 +86,16 @@ class Sender:
                 f"the broker has {MAX_UNCONFIRMED:,} messages to confirm before it gets another; try later",
                 retry_after=1.0,
             )
-        stream = self._stream(key)
+        stream = _Stream(uuid7(), 0, self._clock.monotonic()) if envelope.HasField("due") else self._stream(key)
         stream.sequence += 1
         number = Number(stream.id, stream.sequence)
         envelope.number.stream, envelope.number.sequence = number.stream, number.sequence
         self._under_way += 1
         try:
             numbered(number)
+            fault_points.reach("publish.before")
             await self._confirmed(envelope, within)
+            fault_points.reach("publish.confirmed")
         except (NotSent, NotFound, InvalidArgument) as error:
             # The number is free, unless another was given out meanwhile.
             if stream.sequence == number.sequence:
@@ -144,6 +149,8 @@ class Sender:
         return stream
 
     def _give_up(self, envelope: Envelope) -> None:
+        if envelope.HasField("due"):
+            return
         skip = Envelope(
             id=envelope.id,
             target=envelope.target,
@@ -157,6 +164,7 @@ class Sender:
     async def _fill(self) -> Never:
         """Publish the SKIPs, all that there are, until each is confirmed."""
         delay, longest = RESEND
+        outage = Outage("numbers of unknown outcome not filled, trying again")
         while True:
             await self._given_up.wait()
             batch = list(islice(self._skips, SKIPS_AT_ONCE))
@@ -167,8 +175,10 @@ class Sender:
             if not self._skips:
                 self._given_up.clear()
             if left:
-                log.warning("numbers of unknown outcome not filled yet, trying again", numbers=len(self._skips))
+                outage.failed("the broker did not confirm what takes their places", numbers=len(self._skips))
                 await self._clock.sleep(delay)
+            else:
+                outage.over()
             delay = min(longest, delay * 2) if left else RESEND[0]
 
     async def _unpublished(self, skips: list[Envelope]) -> list[Envelope]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from math import inf
 from typing import Any
 
 import grpc
@@ -9,14 +10,16 @@ import grpc
 from troupe.broker.addressing import DEFAULT, SessionKey
 from troupe.broker.envelope import MAX_ID
 from troupe.broker.order import Number
-from troupe.chassis.errors import InvalidArgument, TroupeError, Unimplemented
+from troupe.chassis import fault_points
+from troupe.chassis.errors import InvalidArgument, PermissionDenied, TroupeError, Unimplemented
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds
 from troupe.dataplane import access
 from troupe.dataplane.actors.hub import LAST
 from troupe.dataplane.blobs.payloads import Payloads, check_inline
+from troupe.dataplane.control import Order
 from troupe.dataplane.gateway import CONFIRM, MAX_WAIT, Gateway
-from troupe.dataplane.peers import RELAYED
+from troupe.dataplane.selection import Selection
 from troupe.dataplane.sessions import Sessions
 from troupe.v1 import agent_pb2
 from troupe.v1 import agent_pb2_grpc as served
@@ -46,9 +49,13 @@ from troupe.v1.turn_pb2 import FATE_UNSEEN, Event
 
 SERVICE = DESCRIPTOR.services_by_name["AgentService"].full_name
 MAX_MESSAGES = 1000
+MAX_SELECTED, SELECTED = 10_000, 1_000
+"""Messages that one call may select: at most, and unless it says."""
 MAX_DIGEST = 16
 MARGIN = 0.5
 """Seconds before a caller's deadline at which it is told that there is no confirm; less where it is near."""
+
+VERBS = frozenset({agent_pb2.VERB_CANCEL, agent_pb2.VERB_KILL, agent_pb2.VERB_PAUSE, agent_pb2.VERB_RESUME})
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -104,7 +111,7 @@ class Agents(served.AgentServiceServicer):
     async def Subscribe(  # noqa: N802
         self, request: SubscribeRequest, context: Context
     ) -> AsyncIterator[SubscribeResponse]:
-        key, relayed = self._key(request.session), _relayed(context)
+        key, relayed = self._key(request.session), access.relayed(context)
         # Said at once: who relays wants to know that somebody is there, before there is anything to show.
         await context.send_initial_metadata(())
         if request.message_id:
@@ -127,37 +134,41 @@ class Agents(served.AgentServiceServicer):
         _check_id("message_id", request.message_id)
         if not 0 <= wait <= MAX_WAIT:
             raise InvalidArgument("BAD_WAIT", "wait: must lie between 0 and 1 h")
-        relayed = _relayed(context)
+        relayed = access.relayed(context)
         status = await self._gateway.status(key, request.message_id, wait, relayed=relayed)
         return GetMessageResponse(status=status if relayed else await self._whole(key, status))
 
     async def ControlTurns(  # noqa: N802
         self, request: ControlTurnsRequest, context: Context
     ) -> AsyncIterator[ControlTurnsResponse]:
-        if request.verb == agent_pb2.VERB_UNSPECIFIED:
-            raise InvalidArgument("NO_VERB", "verb: say what to do")
-        if request.verb != agent_pb2.VERB_CANCEL:
-            name = Verb.Name(request.verb) if request.verb in Verb.values() else str(request.verb)
-            raise Unimplemented("NOT_BUILT", f"verb: {name.removeprefix('VERB_')} is not built yet; CANCEL is")
-        if not 1 <= len(request.messages) <= MAX_MESSAGES:
-            raise InvalidArgument("BAD_MESSAGES", f"messages: name 1 to {MAX_MESSAGES}")
-        keys = [self._key(message.session) for message in request.messages]
-        for message in request.messages:
-            _check_id("messages: message_id", message.message_id)
-        verb_id = request.verb_id or uuid7()
-        _check_id("verb_id", verb_id)
-        for key, message in zip(keys, request.messages, strict=True):
-            if request.dry_run:
-                answer = await self._gateway.would_cancel(key, message.message_id)
+        _check_control(request)
+        relayed = access.relayed(context)
+        order = Order(request.verb, request.verb_id or uuid7(), request.lifts, request.dry_run)
+        if request.HasField("selector"):
+            if request.shards and not relayed:
+                raise PermissionDenied("SHARDS_NAMED", "shards: only workers name shards; leave them out")
+            if request.selector.session.tenant and not relayed:
+                raise access.tenant_set("selector.session.tenant")
+            tenant = request.selector.session.tenant or access.tenant()
+            selection = Selection.of(request.selector, tenant)
+            limit = request.limit or SELECTED
+            if request.shards:  # who asks stops reading when it has enough
+                answers = self._gateway.control.selected(order, selection, inf, shards=request.shards)
             else:
-                answer = await self._gateway.cancel(key, message.message_id, verb_id, relayed=_relayed(context))
-            yield ControlTurnsResponse(message=message, answer=answer)
+                answers = self._gateway.control.selected(order, selection, limit, self._reaches)
+        else:
+            named = [(self._key(message.session), message) for message in request.messages]
+            answers = self._gateway.control.named(order, named, relayed=relayed)
+        await self._gateway.ready()
+        async with aclosing(answers) as shown:
+            async for answer in shown:
+                yield answer
 
     async def GetSession(self, request: GetSessionRequest, context: Context) -> GetSessionResponse:  # noqa: N802
         if request.history > MAX_MESSAGES:
             raise InvalidArgument("BAD_HISTORY", f"history: at most {MAX_MESSAGES} entries")
         key = self._key(request.session)
-        session, history = await self._sessions.get(key, request.history, relayed=_relayed(context))
+        session, history = await self._sessions.get(key, request.history, relayed=access.relayed(context))
         return GetSessionResponse(session=session, history=history)
 
     async def ListSessions(self, request: ListSessionsRequest, context: Context) -> ListSessionsResponse:  # noqa: N802
@@ -179,14 +190,18 @@ class Agents(served.AgentServiceServicer):
         return ListSessionsResponse(sessions=own, next_page_token=token)
 
     async def DeleteSession(self, request: DeleteSessionRequest, context: Context) -> DeleteSessionResponse:  # noqa: N802
-        cancelled = await self._sessions.delete(self._key(request.session), relayed=_relayed(context))
+        cancelled = await self._sessions.delete(self._key(request.session), relayed=access.relayed(context))
         return DeleteSessionResponse(cancelled=cancelled)
 
     def _key(self, ref: SessionRef) -> SessionKey:
         return access.session(ref, self._labels)
 
+    def _reaches(self, key: SessionKey) -> bool:
+        return access.reaches(key.namespace, key.agent, self._labels)
+
     async def _take(self, key: SessionKey, request: SendRequest) -> None:
         """Let the request's content be as it travels."""
+        fault_points.reach("call.taken")
         if request.HasField("content"):
             check_inline(request.content)
             travelling = await self._payloads.detached(key.tenant, request.content)
@@ -227,10 +242,30 @@ def _within(context: Context) -> float:
     return CONFIRM if left is None else float(left) - min(MARGIN, left / 10)
 
 
-def _relayed(context: Context) -> bool:
-    """Whether another worker passes the call on."""
-    metadata: Any = context.invocation_metadata()
-    return access.passes_on() and any(name == RELAYED[0] for name, _ in metadata or ())
+def _check_control(request: ControlTurnsRequest) -> None:
+    if request.verb == agent_pb2.VERB_UNSPECIFIED:
+        raise InvalidArgument("NO_VERB", "verb: say what to do")
+    if request.verb not in VERBS:
+        name = Verb.Name(request.verb) if request.verb in Verb.values() else str(request.verb)
+        raise Unimplemented("NOT_BUILT", f"verb: {name.removeprefix('VERB_')} is not built yet")
+    if request.verb_id:
+        _check_id("verb_id", request.verb_id)
+    if request.lifts:
+        _check_id("lifts", request.lifts)
+        if request.verb != agent_pb2.VERB_RESUME:
+            raise InvalidArgument("BAD_LIFTS", "lifts: only a RESUME lifts a PAUSE")
+    if request.HasField("selector"):
+        if request.messages:
+            raise InvalidArgument("BAD_MESSAGES", "messages: are named by the selector already; leave one of them out")
+        if request.limit > MAX_SELECTED:
+            raise InvalidArgument("BAD_LIMIT", f"limit: must lie between 1 and {MAX_SELECTED}")
+        return
+    if request.limit or request.shards:
+        raise InvalidArgument("NO_SELECTOR", "limit, shards: go with a selector")
+    if not 1 <= len(request.messages) <= MAX_MESSAGES:
+        raise InvalidArgument("BAD_MESSAGES", f"messages: name 1 to {MAX_MESSAGES}, or a selector")
+    for message in request.messages:
+        _check_id("messages: message_id", message.message_id)
 
 
 def _check_id(field: str, value: str) -> None:

@@ -1,7 +1,8 @@
 """Sessions as a whole: shown, listed, deleted."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import structlog
@@ -11,20 +12,23 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import DeadlineExceeded, InvalidArgument, NotFound, TroupeError, Unavailable
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import timestamp
+from troupe.dataplane import promises
 from troupe.dataplane.actors.actor import Actor
+from troupe.dataplane.actors.endings import cancelled_record
 from troupe.dataplane.actors.host import Host
-from troupe.dataplane.actors.settle import cancelled_record
-from troupe.dataplane.agent import history
-from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ToolMessage, UserMessage
 from troupe.dataplane.following import bare
 from troupe.dataplane.gateway import Gateway
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement, ShardOwner
-from troupe.dataplane.state.port import Fenced, Owner, Record, SessionSummary, StateStore
-from troupe.v1 import agent_pb2
+from troupe.dataplane.session_history import newest_entries
+from troupe.dataplane.standing import FINAL
+from troupe.dataplane.state.port import Entry, Fenced, Owner, Record, SessionSummary, StateStore
+from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import DeleteSessionRequest, GetSessionRequest, HistoryEntry, Session
-from troupe.v1.turn_pb2 import Usage
+from troupe.v1.turn_pb2 import Fate, Usage
 
+PAGE: Final = 100
+"""Messages or promises that the store is asked for at once."""
 MAX_DIGITS: Final = 9
 """Of a shard's number in a page token."""
 DELETE_WAIT: Final = 10.0
@@ -58,16 +62,11 @@ class Sessions:
                 log.info("owner not asked", worker=owner.worker_id, session=str(key), error=str(error))
             else:
                 return told.session, told.history
-        summary = await self._store.summary(key)
-        actor = self._host.actor(key)
-        if summary is None and not (actor and (actor.running or actor.waiting)):
-            raise NotFound("SESSION_UNKNOWN", f"no session {key}; send it a message to begin one")
-        summary = summary or SessionSummary(key, 0, 0, 0, b"", 0.0, 0.0)
-        entries: list[HistoryEntry] = []
-        if newest:
-            loaded = await self._store.load(key)
-            entries = [_shown(entry) for entry in history.replay(loaded.history)[-newest:]]
-        return self._session(key.shard(self._placement.shard_count), summary), entries
+        shard = key.shard(self._placement.shard_count)
+        session = self._session(shard, await self._summary(shard, key))
+        waits_for = await self._store.promises(key.path, None, PAGE)
+        session.promises.extend(promises.shown(whose, promise) for _, whose, promise in waits_for if whose == key)
+        return session, await newest_entries(self._store, key, newest)
 
     async def list(self, prefix: str, size: int, token: str) -> tuple[list[Session], str]:
         """A page of the sessions whose paths begin with `prefix`, and the token of the next one, empty at the end."""
@@ -78,8 +77,9 @@ class Sessions:
         return [self._session(shard, summary) for shard, summary in page], following
 
     async def delete(self, key: SessionKey, *, relayed: bool = False) -> int:
-        """Cancel what runs and waits, drop state and history; how many messages that cancelled. The session's owner
-        does it; `relayed`: another worker asks it to. Raises Unavailable where the owner does not answer."""
+        """Cancel what runs, waits and is scheduled, drop reminders, state and history, withdraw promises; how many
+        messages that cancelled. The session's owner does it; `relayed`: another worker asks it to. Raises Unavailable
+        where the owner does not answer, or a turn does not end."""
         await self._gateway.ready()
         elsewhere = None if relayed else self._gateway.following.owner(key)
         if elsewhere is not None:
@@ -89,16 +89,39 @@ class Sessions:
             raise Unavailable("NOT_OWNER", f"no worker holds the shard of session {key} now; try again", retry_after=1)
         actor = self._host.wake(owner, key)
         try:
+            cancelled = await self._end_begun(key)
             with actor.still():
-                cancelled = await self._cancel_running(actor)
+                cancelled += await self._cancel_running(actor)
                 async with actor.rewritten():
                     waiting = await self._drop(owner, key)
         except Fenced as fenced:
             moves = f"session {key} moves to another worker; try again"
             raise Unavailable("NOT_OWNER", moves, retry_after=1) from fenced
         for record in waiting:
-            self._gateway.announce(key, record)
+            self._gateway.following.announce(key, record)
         return cancelled + len(waiting)
+
+    async def _summary(self, shard: int, key: SessionKey) -> SessionSummary:
+        """Raises NotFound where nothing is known of the session. The store has no summary of one whose first turn has
+        not ended yet."""
+        summary, actor = await self._store.summary(key), self._host.actor(key)
+        if summary is not None:
+            return summary
+        stands = Counter([fate async for _, fate in self._messages(shard, key)])
+        scheduled = stands[turn_pb2.FATE_SCHEDULED]
+        if not (stands or (actor and (actor.running or actor.waiting))):
+            raise NotFound("SESSION_UNKNOWN", f"no session {key}; send it a message to begin one")
+        return SessionSummary(key, 0, 0, stands.total() - scheduled, b"", 0.0, 0.0, scheduled)
+
+    async def _messages(self, shard: int, key: SessionKey) -> AsyncIterator[tuple[Entry, Fate.ValueType]]:
+        """What waits in the session or is scheduled."""
+        after: tuple[str, str] | None = (key.path, "")
+        while page := await self._store.messages(shard, key.path, after, PAGE):
+            for whose, entry, fate in page:
+                if whose != key:
+                    return
+                yield entry, fate
+            after = key.path, page[-1][1].message_id
 
     async def _passed_on(self, owner: ShardOwner, key: SessionKey) -> int:
         try:
@@ -109,6 +132,23 @@ class Sessions:
                 f"{owner.worker_id}, which owns session {key}, did not say whether it deleted it; try again",
                 retry_after=1,
             ) from error
+
+    async def _end_begun(self, key: SessionKey) -> int:
+        """Where something waits that has a journal, cancel all that waits: a turn takes back what it did, and nothing
+        else starts after it. How many that cancelled. Raises Unavailable where one does not end."""
+        loaded = await self._store.load(key)
+        waiting = [entry.message_id for entry in loaded.inbox if not entry.skip and entry.running is None]
+        if loaded.journaled.isdisjoint(waiting):
+            return 0
+        cancelled = 0
+        for message_id in sorted(waiting, key=lambda one: one in loaded.journaled):
+            await self._gateway.cancel(key, message_id, uuid7())
+        for message_id in waiting:
+            status = await self._gateway.status(key, message_id, DELETE_WAIT, relayed=True)
+            if status.fate not in FINAL:
+                raise _still_runs(key)
+            cancelled += status.fate == turn_pb2.FATE_CANCELLED
+        return cancelled
 
     async def _cancel_running(self, actor: Actor) -> int:
         """How many turns that cancelled."""
@@ -125,14 +165,16 @@ class Sessions:
 
     async def _drop(self, owner: Owner, key: SessionKey) -> Sequence[Record]:
         now = self._clock.now()
+        shard = key.shard(self._placement.shard_count)
         inbox = [entry for entry in (await self._store.load(key)).inbox if not entry.skip]
         for entry in inbox:
             if entry.running is not None:
                 await self._gateway.cancel(key, entry.message_id, uuid7())
                 raise _still_runs(key)
+        scheduled = [entry async for entry, _ in self._messages(shard, key) if entry.due]
         waiting = {
             entry.message_id: cancelled_record(key, entry.message_id, entry.digest, entry.attempts, now)
-            for entry in inbox
+            for entry in [*inbox, *scheduled]
         }
         await self._store.delete(owner, key, waiting, now)
         return list(waiting.values())
@@ -141,12 +183,12 @@ class Sessions:
         actor = self._host.actor(summary.key)
         session = Session(
             session=summary.key.ref(),
-            state=agent_pb2.SESSION_STATE_WAITING if summary.waiting else agent_pb2.SESSION_STATE_IDLE,
             version=summary.version,
             turns=summary.turns,
             waiting=summary.waiting,
             usage=Usage.FromString(summary.usage),
             shard=shard,
+            scheduled=summary.scheduled,
         )
         if summary.created:
             session.created_at.CopyFrom(timestamp(summary.created))
@@ -155,9 +197,10 @@ class Sessions:
             session.worker_id = owner.worker_id
         if actor is not None:
             session.waiting = actor.waiting
-            if actor.running is not None:
-                session.state = agent_pb2.SESSION_STATE_RUNNING
-                session.running_message_id = actor.running.message_id
+        session.state = agent_pb2.SESSION_STATE_WAITING if session.waiting else agent_pb2.SESSION_STATE_IDLE
+        if actor is not None and actor.running is not None:
+            session.state = agent_pb2.SESSION_STATE_RUNNING
+            session.running_message_id = actor.running.message_id
         return session
 
 
@@ -172,16 +215,3 @@ def _place(token: str) -> tuple[int, str] | None:
     if not (shard.isascii() and shard.isdecimal() and len(shard) <= MAX_DIGITS and path):
         raise InvalidArgument("BAD_PAGE_TOKEN", "page_token: is none that ListSessions gave")
     return int(shard), path
-
-
-def _shown(entry: Entry) -> HistoryEntry:
-    match entry:
-        case UserMessage(text=text, message_id=message_id):
-            return HistoryEntry(role="user", text=text, message_id=message_id)
-        case AssistantMessage(text=text, message_id=message_id, tool_calls=calls):
-            shown = HistoryEntry(role="assistant", text=text, message_id=message_id)
-            for call in calls:
-                shown.tool_calls.add(call_id=call.call_id, tool=call.tool, arguments=call.arguments)
-            return shown
-        case ToolMessage(call_id=call_id, content=content, message_id=message_id):
-            return HistoryEntry(role="tool", text=content, call_id=call_id, message_id=message_id)

@@ -76,6 +76,13 @@ class DataPlaneSettings(AccessSettings):
         default=10_000, ge=1, description="sessions kept in memory; beyond it the least recently used idle ones go"
     )
     idle_after: float = setting(default=600.0, gt=0, description="an idle session leaves memory after this long")
+    memory_share: float = setting(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of the memory that this worker may use from which on idle sessions leave it, those used "
+        "longest ago first",
+    )
     order_timeout: float = setting(
         default=30.0, gt=0, description="how long a session waits for a missing message before it passes it over"
     )
