@@ -1,9 +1,10 @@
-"""`troupe chat`, `send`, `message` and `turns` against a worker that says what the tests tell it to."""
+"""`troupe chat`, `send` and `message` against a worker that says what the tests tell it to."""
 
 import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -168,6 +169,38 @@ def test_a_turn_that_fails_exits_1_with_the_reason(canned: CannedFleet) -> None:
     assert run.out.splitlines() == ["Hm", "dead: more than 8 model calls"]
 
 
+def test_a_turn_that_waits_says_for_what_and_goes_on(canned: CannedFleet) -> None:
+    waits = turn_pb2.AwaitedPromise(promise_id="m1/approval", name="approval", expires=timestamp(time.time() + 600.5))
+    canned.worker.converse = [
+        lambda request: [
+            *turn(request, token("Let me ask."), Event(suspended=turn_pb2.Suspended(promises=[waits]))),
+            *turn(request, Event(started=turn_pb2.Started(continues=True)), attempt=1),
+            *turn(request, Event(suspended=turn_pb2.Suspended()), attempt=1, start=2),
+            *turn(request, completed("Done."), attempt=2),
+        ]
+    ]
+    lines = canned.troupe("chat", "clerk", "-s", "s1", "-m", "?").out.splitlines()
+    message_id = canned.worker.requests[0].message.message_id
+    assert lines[0] == "Let me ask."
+    assert lines[1].startswith("waits for promise clerk/s1/m1/approval, until 2")
+    assert lines[2] == f"paused; it goes on with: troupe turns resume clerk/s1/{message_id}"
+    assert lines[3] == "Done."
+
+
+def test_calls_that_stand_are_shown_once_and_void_ones_again(canned: CannedFleet) -> None:
+    suspended = Event(suspended=turn_pb2.Suspended())
+    sealed = Event(sealed=turn_pb2.Sealed(error=turn_pb2.ErrorDetail(reason="X", message="away")))
+    canned.worker.converse = [
+        lambda request: [
+            *turn(request, CALL, RESULT, suspended),
+            *turn(request, Event(started=turn_pb2.Started(continues=True)), CALL, RESULT, sealed, attempt=1),
+            *turn(request, CALL, RESULT, completed("Done."), attempt=2),
+        ]
+    ]
+    lines = canned.troupe("chat", "clerk", "-m", "?").out.splitlines()
+    assert [line.split()[0] for line in lines[:7]] == ["→", "←", "paused;", "attempt", "→", "←", "Done."]
+
+
 def test_lines_from_a_pipe_are_asked_one_by_one_in_one_session(canned: CannedFleet) -> None:
     canned.worker.converse = [
         lambda request: turn(request, completed("One.")),
@@ -254,6 +287,51 @@ def test_send_waits_as_long_as_asked(canned: CannedFleet, arguments: tuple[str, 
     assert run.out.splitlines()[:3] == ["clerk/s1/m1 DONE", "", "42"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "ahead"), [(("--in", "10m"), 600), (("--in", "2d"), 172_800), (("--in", "1h30m"), 5400)]
+)
+def test_send_for_later(canned: CannedFleet, arguments: tuple[str, ...], ahead: int) -> None:
+    canned.worker.answers["Send"] = agent_pb2.SendResponse(message_id="m1", status=status(turn_pb2.FATE_UNSEEN))
+    run = canned.troupe("send", "clerk/s1", "hello", *arguments, "--on-busy", "reject", "-a", "team=shop", "-a", "n=1")
+    sent = canned.worker.requests[0]
+    assert sent.deliver_after.seconds == ahead
+    assert (sent.on_busy, dict(sent.attributes)) == (agent_pb2.ON_BUSY_REJECT, {"team": "shop", "n": "1"})
+    assert run.code == 0
+    assert run.out.startswith(f"accepted clerk/s1/m1, for {utc(time.time() + ahead)[:-4]}")
+
+
+def test_send_at_a_time(canned: CannedFleet) -> None:
+    canned.worker.answers["Send"] = agent_pb2.SendResponse(message_id="m1", status=status(turn_pb2.FATE_UNSEEN))
+    run = canned.troupe("send", "clerk/s1", "hello", "--at", "2100-01-01T00:00:00Z")
+    assert canned.worker.requests[0].deliver_at.seconds == 4_102_444_800
+    assert run.out.splitlines()[0].startswith("accepted clerk/s1/m1, for 2100-01-01T00:00:00Z (in ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--in", "soon"), ("--at", "tomorrow"), ("-a", "team"), ("-a", "a=1", "-a", "a=2")]
+)
+def test_what_is_no_time_and_no_attribute_is_misuse(canned: CannedFleet, arguments: tuple[str, ...]) -> None:
+    run = canned.troupe("send", "clerk/s1", "hello", *arguments)
+    assert (run.code, run.out) == (2, "")
+    assert len(run.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--in", "5s", "--at", "2100-01-01T00:00"), "--in and --at: a message has one time; leave one of them out"),
+        (
+            ("--on-busy", "reject"),
+            "--on-busy reject: somebody must hear of it; add --wait, or a time with --in or --at",
+        ),
+        (("--on-busy", "later"), "'--on-busy': 'later' is not one of 'enqueue', 'reject'"),
+    ],
+)
+def test_misuse_is_said_in_the_words_of_the_command(canned: CannedFleet, arguments: tuple[str, ...], says: str) -> None:
+    run = canned.troupe("send", "clerk/s1", "hello", *arguments)
+    assert (run.code, run.err) == (2, f"error: Invalid value for {says}; see `troupe send --help`\n")
+
+
 def test_send_takes_its_text_from_stdin(canned: CannedFleet) -> None:
     canned.worker.answers["Send"] = agent_pb2.SendResponse(message_id="m1")
     canned.troupe("send", "clerk/s1", "-", stdin="two\nlines\n")
@@ -270,7 +348,7 @@ def test_send_fails_where_there_is_no_answer_in_time(canned: CannedFleet, fate: 
 
 def test_what_the_server_has_not_built_is_its_own_sentence(canned: CannedFleet) -> None:
     canned.worker.answers["Send"] = Unimplemented("ON_BUSY", "on_busy REJECT is not built yet; leave it out")
-    run = canned.troupe("send", "clerk/s1", "hello", "--on-busy", "reject")
+    run = canned.troupe("send", "clerk/s1", "hello", "--on-busy", "reject", "--wait")
     assert (run.code, run.err) == (1, "error: on_busy REJECT is not built yet; leave it out\n")
 
 
@@ -294,24 +372,40 @@ def test_message_show_says_where_it_stands(canned: CannedFleet) -> None:
     assert (run.code, run.out) == (0, "clerk/s1/m1 DEAD after 4 attempts\nMAX_STEPS: too many\n")
 
 
+def test_message_show_says_what_has_to_come_before_it_goes_on(canned: CannedFleet) -> None:
+    due = time.time() + 600.5
+    for at, lines in (
+        (
+            status(turn_pb2.FATE_SCHEDULED, due=timestamp(due)),
+            [f"clerk/s1/m1 SCHEDULED for {utc(due)} (in 10m); not settled yet"],
+        ),
+        (
+            status(turn_pb2.FATE_PAUSED, attempts=3, failures=1),
+            [
+                "clerk/s1/m1 PAUSED after 3 attempts, 1 of them failed; not settled yet",
+                "it goes on with: troupe turns resume clerk/s1/m1",
+            ],
+        ),
+        (
+            status(turn_pb2.FATE_WAITING, attempts=1, awaits=["approval", "payment"]),
+            [
+                "clerk/s1/m1 WAITING; not settled yet",
+                "it waits for promise clerk/s1/m1/approval",
+                "it waits for promise clerk/s1/m1/payment",
+            ],
+        ),
+    ):
+        canned.worker.answers["GetMessage"] = agent_pb2.GetMessageResponse(status=at)
+        run = canned.troupe("message", "show", "clerk/s1/m1")
+        assert (run.code, run.out.splitlines()) == (0, lines)
+
+
+def utc(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
 def test_message_wait_waits_and_fails_without_an_answer(canned: CannedFleet) -> None:
     canned.worker.answers["GetMessage"] = agent_pb2.GetMessageResponse(status=status(turn_pb2.FATE_RUNNING))
     run = canned.troupe("message", "wait", "clerk/s1/m1", "--timeout", "2s")
     assert (run.code, run.out) == (1, "clerk/s1/m1 RUNNING; not settled yet\n")
     assert canned.worker.requests[0].wait.seconds == 2
-
-
-def test_turns_cancel_answers_for_each_message(canned: CannedFleet) -> None:
-    def answers(request: agent_pb2.ControlTurnsRequest) -> Iterable[agent_pb2.ControlTurnsResponse]:
-        for ref, answer in zip(request.messages, ("APPLIED", "TOO_LATE"), strict=True):
-            value = agent_pb2.VerbAnswer.Value(f"VERB_ANSWER_{answer}")
-            yield agent_pb2.ControlTurnsResponse(message=ref, answer=value)
-
-    canned.worker.answers["ControlTurns"] = answers
-    run = canned.troupe("turns", "cancel", "clerk/s1/m1", "clerk/s1/m2", "--dry-run")
-    assert run.code == 1, "one was too late"
-    assert [line.split() for line in run.out.splitlines()[1:]] == [
-        ["clerk/s1/m1", "APPLIED"],
-        ["clerk/s1/m2", "TOO_LATE"],
-    ]
-    assert canned.worker.requests[0].dry_run

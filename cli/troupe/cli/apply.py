@@ -7,7 +7,6 @@ import typer
 from rich.text import Text
 
 from troupe.chassis.errors import InvalidArgument
-from troupe.cli import manifest_files
 from troupe.cli.clients import ControlPlane, control_plane
 from troupe.cli.desired import Revised, revise
 from troupe.cli.diff_view import diff_document, diff_text
@@ -25,6 +24,7 @@ from troupe.cli.rollout_options import (
     policy,
 )
 from troupe.cli.waited import watched
+from troupe.resources import manifest_files
 from troupe.resources.content import merge
 from troupe.resources.manifest import Declared, located, parse_all
 from troupe.resources.manifest_errors import InvalidManifest, ManifestError

@@ -19,12 +19,13 @@ from troupe.chassis.rpc_options import CLIENT
 from troupe.chassis.servers import NOT_LEADER, Servers, addresses, is_elsewhere
 from troupe.chassis.wire import duration
 from troupe.cli.credentials import shown
-from troupe.v1 import agent_pb2, control_plane_pb2, dead_letter_pb2, turn_pb2
+from troupe.v1 import agent_pb2, control_plane_pb2, dead_letter_pb2, promise_pb2, turn_pb2
 from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.control_plane_pb2_grpc import ControlPlaneServiceStub
 from troupe.v1.dead_letter_pb2 import DeadLetterFilter
 from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceStub
 from troupe.v1.envelope_pb2 import SessionRef
+from troupe.v1.promise_pb2_grpc import PromiseServiceStub
 
 T = TypeVar("T")
 
@@ -221,6 +222,14 @@ class Gateway:
         with self._peer.errors():
             return [answer async for answer in self._stub.ControlTurns(request, timeout=CALL_TIMEOUT)]
 
+    async def control_selected(
+        self, request: agent_pb2.ControlTurnsRequest
+    ) -> AsyncGenerator[agent_pb2.ControlTurnsResponse, None]:
+        """One answer for each message that the request's selector means, as they come. Ending the iteration ends it."""
+        with self._peer.errors():
+            async for answer in self._stub.ControlTurns(request):
+                yield answer
+
     async def session(self, ref: SessionRef, history: int = 0) -> agent_pb2.GetSessionResponse:
         with self._peer.errors():
             request = agent_pb2.GetSessionRequest(session=ref, history=history)
@@ -244,6 +253,41 @@ class Gateway:
         with self._peer.errors():
             request = agent_pb2.DeleteSessionRequest(session=ref)
             return (await self._stub.DeleteSession(request, timeout=CALL_TIMEOUT)).cancelled
+
+
+class Promises:
+    """A worker's calls for what turns wait for."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._stub = PromiseServiceStub(channel)
+        self._peer = _Peer("worker", address, "--gateway")
+
+    async def list(self, parent: SessionRef, settled: bool, limit: int) -> tuple[Sequence[promise_pb2.Promise], bool]:
+        """The first `limit`, and whether there are more."""
+        found: list[promise_pb2.Promise] = []
+        token = ""
+        while True:
+            request = promise_pb2.ListPromisesRequest(
+                parent=parent, settled=settled, page_size=min(limit - len(found), PAGE), page_token=token
+            )
+            with self._peer.errors():
+                page = await self._stub.ListPromises(request, timeout=CALL_TIMEOUT)
+            found.extend(page.promises)
+            token = page.next_page_token
+            if not token or len(found) >= limit:
+                return found, bool(token)
+
+    async def get(self, request: promise_pb2.GetPromiseRequest) -> promise_pb2.Promise:
+        with self._peer.errors():
+            return (await self._stub.GetPromise(request, timeout=CALL_TIMEOUT)).promise
+
+    async def resolve(self, request: promise_pb2.ResolveRequest) -> promise_pb2.ResolveResponse:
+        with self._peer.errors():
+            return await self._stub.Resolve(request, timeout=CALL_TIMEOUT)
+
+    async def reject(self, request: promise_pb2.RejectRequest) -> promise_pb2.RejectResponse:
+        with self._peer.errors():
+            return await self._stub.Reject(request, timeout=CALL_TIMEOUT)
 
 
 class DeadLetters:
@@ -307,6 +351,13 @@ async def gateway(address: str) -> AsyncIterator[Gateway]:
     """The worker at `host:port`; nothing is connected before the first call."""
     async with _channel(address) as channel:
         yield Gateway(channel, address)
+
+
+@contextlib.asynccontextmanager
+async def promises(address: str) -> AsyncIterator[Promises]:
+    """The worker at `host:port`; nothing is connected before the first call."""
+    async with _channel(address) as channel:
+        yield Promises(channel, address)
 
 
 @contextlib.asynccontextmanager

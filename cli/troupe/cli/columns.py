@@ -110,13 +110,15 @@ def worker_table(workers: Sequence[WorkerStatus], generations: Mapping[str, int]
 
 def age(moment: Timestamp) -> str:
     """How long ago, in the unit that fits; `-` where it never was."""
-    if not moment.seconds:
-        return "-"
-    passed = max(0.0, time.time() - seconds(moment))
+    return span(time.time() - seconds(moment)) if moment.seconds else "-"
+
+
+def span(length: float) -> str:
+    """So many seconds, in the unit that fits."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if passed >= 2 * size:
-            return f"{passed / size:.0f}{unit}"
-    return f"{passed:.0f}s"
+        if length >= 2 * size:
+            return f"{length / size:.0f}{unit}"
+    return f"{max(0.0, length):.0f}s"
 
 
 def health(report: status_pb2.StatusReport) -> Text:

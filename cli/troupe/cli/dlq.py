@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.text import Text
 from troupe.chassis.errors import InvalidArgument
 from troupe.chassis.wire import timestamp
 from troupe.cli import moments, names
+from troupe.cli.asking import agreed, can_answer
 from troupe.cli.clients import dead_letters
 from troupe.cli.edge import Refused, complain, note
 from troupe.cli.invocation import Invocation, group
@@ -174,11 +174,11 @@ def purge(
             "NOTHING_NAMED", "say which letters to purge: by id, by an option, or with --all, not both"
         )
     request = PurgeRequest(pool=pool, filter=chosen, all=every, limit=_bounded(limit), dry_run=dry_run)
-    asks = not (yes or dry_run) and sys.stdin.isatty()
+    asks = not (yes or dry_run) and can_answer()
     if asks:
         # Not more than was agreed to, whatever is given up meanwhile.
         request.limit = asyncio.run(_counted(invocation, request))
-        if request.limit and not _agreed(f"Drop {counted(request.limit, 'message')} of pool {pool} for good?"):
+        if request.limit and not agreed(f"Drop {counted(request.limit, 'message')} of pool {pool} for good?"):
             note("nothing was purged")
             raise Refused
     found = set[str]() if asks and not request.limit else asyncio.run(_purged(invocation, request))
@@ -240,11 +240,6 @@ def _nothing(pool: str, chosen: DeadLetterFilter) -> str:
     if chosen != DeadLetterFilter():
         return f"no dead letter of pool {pool} matches"
     return f"pool {pool} has no dead letters: no message was given up"
-
-
-def _agreed(question: str) -> bool:
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _complain_of_missing(pool: str, wanted: list[str], found: set[str]) -> None:

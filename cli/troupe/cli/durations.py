@@ -1,11 +1,11 @@
-"""Durations as people write them: `500ms`, `30s`, `1m30s`, `2h`; a bare number is seconds."""
+"""Durations as people write them: `500ms`, `30s`, `1m30s`, `2h`, `3d`; a bare number is seconds."""
 
 import re
 
 import typer
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+|\d+(?:\.\d+)?")
 
 
@@ -17,7 +17,7 @@ def looks_like_duration(text: str) -> bool:
 def parse(text: str) -> float:
     """Seconds. A usage error where it is no duration."""
     if not looks_like_duration(text):
-        raise typer.BadParameter(f"{text!r} is no duration; write for example 500ms, 30s, 1m30s or 2h")
+        raise typer.BadParameter(f"{text!r} is no duration; write for example 500ms, 30s, 1m30s, 2h or 3d")
     parts = _PART.findall(text)
     return sum(float(number) * _UNITS[unit] for number, unit in parts) if parts else float(text)
 

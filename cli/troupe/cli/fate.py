@@ -3,7 +3,7 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from troupe.cli import names
+from troupe.cli import moments, names
 from troupe.cli.ledger_view import ledger_table
 from troupe.cli.output import counted, printable, word
 from troupe.cli.transcript import usage
@@ -18,7 +18,14 @@ _SETTLED = (
     turn_pb2.FATE_CANCELLED,
     turn_pb2.FATE_REJECTED,
 )
-_STYLES = {turn_pb2.FATE_DONE: "green", turn_pb2.FATE_RUNNING: "cyan", turn_pb2.FATE_WAITING: "cyan"}
+_STYLES = {
+    turn_pb2.FATE_DONE: "green",
+    turn_pb2.FATE_RUNNING: "cyan",
+    turn_pb2.FATE_WAITING: "cyan",
+    turn_pb2.FATE_SCHEDULED: "cyan",
+    turn_pb2.FATE_UNSEEN: "yellow",
+    turn_pb2.FATE_PAUSED: "yellow",
+}
 
 
 def settled(status: MessageStatus) -> bool:
@@ -33,7 +40,7 @@ def settled_well(status: MessageStatus) -> bool:
 
 def status_view(status: MessageStatus) -> RenderableType:
     """Name and fate, then the answer or the error, then where the time went."""
-    parts: list[RenderableType] = [_headline(status)]
+    parts: list[RenderableType] = [_headline(status), *_next(status)]
     if status.HasField("result"):
         parts += [Text(), Text(_result(status))]
     if status.HasField("error"):
@@ -48,9 +55,19 @@ def status_view(status: MessageStatus) -> RenderableType:
 def _headline(status: MessageStatus) -> Text:
     name = printable(names.shown(status.session, status.message_id))
     fate = word(turn_pb2.Fate.Name(status.fate), "FATE_")
+    due = f" for {moments.shown(status.due)}" if status.HasField("due") else ""
     attempts = f" after {counted(status.attempts, 'attempt')}" if status.attempts > 1 else ""
+    failed = f", {status.failures} of them failed" if 0 < status.failures < status.attempts else ""
     unsettled = "" if settled(status) else "; not settled yet"
-    return Text.assemble(f"{name} ", (fate, _STYLES.get(status.fate, "red")), f"{attempts}{unsettled}")
+    return Text.assemble(f"{name} ", (fate, _STYLES.get(status.fate, "red")), f"{due}{attempts}{failed}{unsettled}")
+
+
+def _next(status: MessageStatus) -> list[Text]:
+    """What has to come before it goes on, where that is somebody's to do."""
+    name = printable(names.shown(status.session, status.message_id))
+    if status.fate == turn_pb2.FATE_PAUSED:
+        return [Text(f"it goes on with: troupe turns resume {name}")]
+    return [Text(f"it waits for promise {name}/{printable(awaited)}") for awaited in status.awaits]
 
 
 def _result(status: MessageStatus) -> str:

@@ -44,8 +44,9 @@ ENTRIES = (
     Entry("chat", "Conversations", "Talk to an agent.", "chat"),
     Entry("send", "Conversations", "Hand a message over.", "send"),
     Entry("message", "Conversations", "What became of a message: show, wait.", "message"),
-    Entry("turns", "Conversations", "Verbs on messages that wait or run: cancel.", "turns"),
-    Entry("session", "Conversations", "One conversation: show, delete.", "session"),
+    Entry("turns", "Conversations", "Verbs on messages: cancel, kill, pause, resume.", "turns"),
+    Entry("promise", "Conversations", "What turns wait for: list, show, resolve, reject.", "promise"),
+    Entry("session", "Conversations", "One conversation: show, history, delete.", "session"),
     Entry("dlq", "Conversations", "Messages that were given up: list, show, redrive, purge.", "dlq"),
     Entry("controlplane", "Services", "Run the control plane.", "services"),
     Entry("dataplane", "Services", "Run a worker.", "services"),
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage_error(error: typer.TyperException) -> str:
-    text = error.format_message().strip().rstrip(".")
+    text = error.format_message().strip().rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     return f"{text}; see `{context.command_path} --help`" if context else text
 

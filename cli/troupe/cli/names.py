@@ -3,7 +3,7 @@
 import secrets
 
 from troupe.chassis.errors import InvalidArgument
-from troupe.v1 import agent_pb2, envelope_pb2
+from troupe.v1 import agent_pb2, envelope_pb2, promise_pb2
 
 DEFAULT_NAMESPACE = "default"
 LETTERS = "23456789bcdfghjkmnpqrstvwxz"
@@ -27,6 +27,19 @@ def message(text: str, namespace: str | None) -> agent_pb2.MessageRef:
         *owner, name, message_id = parts
         return agent_pb2.MessageRef(session=session("/".join([*owner, name]), namespace), message_id=message_id)
     raise InvalidArgument("BAD_NAME", f"{text!r} is no message; write AGENT/SESSION/ID, for example clerk/s1/0198c2")
+
+
+def promise(text: str, namespace: str | None) -> promise_pb2.PromiseRef:
+    """`AGENT/SESSION/MESSAGE_ID/NAME`, or with `NAMESPACE/` before it. With a namespace beside it, an id may hold
+    slashes."""
+    parts = text.split("/")
+    before = 2 if namespace or len(parts) == 4 else 3
+    if len(parts) > before + 1 and (namespace or len(parts) <= 5) and all(parts):
+        ref = session("/".join(parts[:before]), namespace)
+        return promise_pb2.PromiseRef(session=ref, promise_id="/".join(parts[before:]))
+    raise InvalidArgument(
+        "BAD_NAME", f"{text!r} is no promise; write AGENT/SESSION/MESSAGE_ID/NAME, for example clerk/s1/m1/approval"
+    )
 
 
 def agent(text: str, namespace: str | None) -> envelope_pb2.SessionRef:

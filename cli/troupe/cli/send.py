@@ -1,6 +1,7 @@
 """`troupe send`: hand a message over, and wait for its fate where asked."""
 
 import sys
+import time
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -8,8 +9,9 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand
 
-from troupe.chassis.wire import duration
-from troupe.cli import durations, names
+from troupe.chassis.wire import duration, timestamp
+from troupe.cli import attributes, durations, moments, names
+from troupe.cli.attributes import AttributeOption
 from troupe.cli.clients import gateway
 from troupe.cli.conversation import message
 from troupe.cli.edge import Refused
@@ -27,8 +29,6 @@ class OnBusy(StrEnum):
 
     ENQUEUE = "enqueue"
     REJECT = "reject"
-    INTERRUPT = "interrupt"
-    STEER = "steer"
 
 
 SessionArgument = Annotated[
@@ -47,6 +47,16 @@ WaitOption = Annotated[
     ),
 ]
 OnBusyOption = Annotated[OnBusy, typer.Option("--on-busy", help="When anything of the session runs or waits.")]
+InOption = Annotated[
+    float | None,
+    typer.Option(
+        "--in", parser=durations.parse, metavar="DURATION", help="Deliver it so long from now, at most 366d; not --at."
+    ),
+]
+AtOption = Annotated[
+    float | None,
+    typer.Option("--at", parser=moments.parse_time, metavar="TIME", help="Deliver it then: 2026-11-26T08:30."),
+]
 
 
 class OptionalWait(TyperCommand):
@@ -75,9 +85,23 @@ async def send(
     message_id: IdOption = "",
     wait: WaitOption = None,
     on_busy: OnBusyOption = OnBusy.ENQUEUE,
+    after: InOption = None,
+    at: AtOption = None,
+    attribute: AttributeOption = None,
 ) -> None:
     """Send a message. Without --wait, done once it cannot be lost any more."""
+    if after is not None and at is not None:
+        raise typer.BadParameter("a message has one time; leave one of them out", param_hint="--in and --at")
+    if on_busy is OnBusy.REJECT and wait is None and after is None and at is None:
+        raise typer.BadParameter(
+            "somebody must hear of it; add --wait, or a time with --in or --at", param_hint="--on-busy reject"
+        )
     request = message(names.session(session, invocation.namespace), _content(text), message_id)
+    request.attributes.update(attributes.parse(attribute))
+    if after is not None:
+        request.deliver_after.CopyFrom(duration(after))
+    if at is not None:
+        request.deliver_at.CopyFrom(timestamp(at))
     request.on_busy = agent_pb2.OnBusy.Value(f"ON_BUSY_{on_busy.name}")
     if wait:
         request.wait.CopyFrom(duration(wait))
@@ -85,7 +109,8 @@ async def send(
         response = await worker.send(request)
     name = names.shown(request.session, response.message_id)
     if not wait:
-        invocation.output.item(response, lambda: Text(f"accepted {name}\nits fate: troupe message wait {name}"))
+        when = _when(after, at)
+        invocation.output.item(response, lambda: Text(f"accepted {name}{when}\nits fate: troupe message wait {name}"))
         return
     invocation.output.item(response, lambda: status_view(response.status))
     if not settled_well(response.status):
@@ -95,6 +120,11 @@ async def send(
 def commands(name: str) -> typer.Typer:
     """This module's command."""
     return alone(name, send, cls=OptionalWait)
+
+
+def _when(after: float | None, at: float | None) -> str:
+    moment = time.time() + after if after else at
+    return f", for {moments.shown(timestamp(moment))}" if moment and moment > time.time() else ""
 
 
 def _content(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,8 +91,9 @@ def commands(name: str) -> typer.Typer:
 
 
 def _serve(service: Service, settings: Any) -> int:
-    from troupe.chassis import lifecycle, logs, metrics, tracing
+    from troupe.chassis import fault_points, lifecycle, logs, metrics, tracing
 
+    fault_points.arm(os.environ)
     logs.configure(settings.log_format, settings.log_level, service.name)
     tracing.configure(service.name, settings.otlp_endpoint)
 

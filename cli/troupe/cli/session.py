@@ -19,6 +19,9 @@ SessionArgument = Annotated[str, typer.Argument(metavar="AGENT/SESSION", help="T
 HistoryOption = Annotated[
     int, typer.Option("--history", metavar="N", min=0, max=1000, help="How many of its newest entries to show.")
 ]
+LastOption = Annotated[
+    int, typer.Option("--last", metavar="N", min=1, max=1000, help="Only the newest so many.", show_default=True)
+]
 
 
 async def show(invocation: Invocation, session: SessionArgument, history: HistoryOption = 20) -> None:
@@ -29,8 +32,17 @@ async def show(invocation: Invocation, session: SessionArgument, history: Histor
     invocation.output.item(response, lambda: _view(response))
 
 
+async def history(invocation: Invocation, session: SessionArgument, last: LastOption = 1000) -> None:
+    """What was said, oldest first."""
+    ref = names.session(session, invocation.namespace)
+    async with gateway(invocation.endpoints.gateway) as worker:
+        entries = (await worker.session(ref, last)).history
+    nothing = Text("no history: nothing was said and answered yet, or it is an actor, which keeps none")
+    invocation.output.items(entries, lambda: Group(*map(_entry, entries)) if entries else nothing)
+
+
 async def delete(invocation: Invocation, session: SessionArgument) -> None:
-    """Cancel what runs and waits, and drop state and history."""
+    """Cancel what runs, waits and is scheduled, and drop state, history and reminders."""
     ref = names.session(session, invocation.namespace)
     async with gateway(invocation.endpoints.gateway) as worker:
         cancelled = await worker.delete_session(ref)
@@ -42,7 +54,7 @@ async def delete(invocation: Invocation, session: SessionArgument) -> None:
 
 def commands(_name: str) -> typer.Typer:
     """This module's commands."""
-    return group("One conversation.", {"show": show, "delete": delete})
+    return group("One conversation.", {"show": show, "history": history, "delete": delete})
 
 
 def _view(response: agent_pb2.GetSessionResponse) -> Group:
@@ -53,10 +65,12 @@ def _view(response: agent_pb2.GetSessionResponse) -> Group:
         "state": word(agent_pb2.SessionState.Name(session.state), "SESSION_STATE_"),
         "running": session.running_message_id,
         "waiting": str(session.waiting),
+        "scheduled": str(session.scheduled) if session.scheduled else "",
+        "waits for": "\n".join(names.shown(session.session, one.promise_id) for one in session.promises),
         "turns": f"{session.turns} (version {session.version})",
         "used": usage(session.usage),
-        "begun": f"{age(session.created_at)} ago",
-        "updated": f"{age(session.updated_at)} ago",
+        "begun": f"{age(session.created_at)} ago" if session.HasField("created_at") else "",
+        "updated": f"{age(session.updated_at)} ago" if session.HasField("updated_at") else "",
         "worker": f"{session.worker_id or '-'} (shard {session.shard})",
     }
     for name, value in rows.items():

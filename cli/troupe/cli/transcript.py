@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.text import Text
 
 from troupe.chassis.wire import seconds
-from troupe.cli import durations
+from troupe.cli import durations, moments, names
 from troupe.cli.ledger_view import ledger_table
 from troupe.cli.output import Output, counted, printable, word
 from troupe.v1 import turn_pb2
@@ -23,12 +23,16 @@ class Transcript:
         self._output = output
         self._stream = stream or sys.stdout
         self._shown = ""
+        self._calls: set[tuple[str, str]] = set()
+        """Starts and ends of calls that stand: an attempt that goes on after a wait comes to them again."""
         self.calls = 0
         self.fate: turn_pb2.Fate.ValueType = turn_pb2.FATE_RUNNING
 
     def show(self, event: turn_pb2.Event) -> None:
         """Show one event. In the formats for programs it is a line of JSON."""
         kind = event.WhichOneof("kind")
+        if self._output.human and self._stands(event):
+            return
         if kind == "tool_call_started":
             self.calls += 1
         elif kind == "completed":
@@ -51,12 +55,29 @@ class Transcript:
             case "sealed":
                 self._line(Text(_void(event), style="yellow"))
                 self._shown = ""
+            case "suspended":
+                for line in _waits(event):
+                    self._line(Text(line, style="yellow"))
             case "completed":
                 self._completed(event.completed)
             case "failed":
                 self._failed(event.failed)
             case _:
                 pass
+
+    def _stands(self, event: turn_pb2.Event) -> bool:
+        """Whether the event is of a call that was shown before, and counts."""
+        match event.WhichOneof("kind"):
+            case "sealed":
+                self._calls.clear()
+                return False
+            case "tool_call_started" | "tool_call_finished" as kind:
+                call = kind, getattr(event, kind).call_id
+                known = call in self._calls
+                self._calls.add(call)
+                return known
+            case _:
+                return False
 
     def _completed(self, completed: turn_pb2.Completed) -> None:
         result = completed.result
@@ -128,6 +149,17 @@ def _void(event: turn_pb2.Event) -> str:
         pause = max(0.0, seconds(event.sealed.next_attempt) - seconds(event.time))
         again = f"it starts over in {durations.shown(pause)}"
     return f"attempt {event.attempt + 1} is void, what it showed does not count ({why}); {again}"
+
+
+def _waits(event: turn_pb2.Event) -> list[str]:
+    name = names.shown(event.session, event.message_id)
+    if not event.suspended.promises:
+        return [printable(f"paused; it goes on with: troupe turns resume {name}")]
+    return [
+        printable(f"waits for promise {names.shown(event.session, one.promise_id)}")
+        + (f", until {moments.shown(one.expires)}" if one.HasField("expires") else "")
+        for one in event.suspended.promises
+    ]
 
 
 def _cut(text: str) -> str:

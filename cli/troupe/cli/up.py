@@ -82,9 +82,10 @@ def up(
 ) -> None:
     """Run control plane, worker and, where no model endpoint is named, the simulator, until Ctrl-C."""
     with reported(debug=debug):
-        from troupe.chassis import lifecycle, logs, tracing
+        from troupe.chassis import fault_points, lifecycle, logs, tracing
         from troupe.cli.fleet import FleetSettings
 
+        fault_points.arm(os.environ)
         endpoint = model_endpoint.named(llm, model, os.environ)
         flags = {
             "broker": broker,

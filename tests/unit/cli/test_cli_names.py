@@ -12,6 +12,7 @@ from troupe.cli import durations, names
 from troupe.cli.send import with_durations
 from troupe.v1.agent_pb2 import MessageRef
 from troupe.v1.envelope_pb2 import SessionRef
+from troupe.v1.promise_pb2 import PromiseRef
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,33 @@ def test_what_is_shown_finds_it_again() -> None:
     assert names.shown(SessionRef(namespace="default", agent="a", session="s"), "m") == "a/s/m"
 
 
+@pytest.mark.parametrize(
+    ("text", "namespace", "expected"),
+    [
+        ("clerk/s1/m1/approval", None, (SessionRef(agent="clerk", session="s1"), "m1/approval")),
+        ("clerk/s1/m1/approval", "other", (SessionRef(namespace="other", agent="clerk", session="s1"), "m1/approval")),
+        (
+            "other/clerk/s1/m1/approval",
+            None,
+            (SessionRef(namespace="other", agent="clerk", session="s1"), "m1/approval"),
+        ),
+        (
+            "clerk/s1/an/id/approval",
+            "default",
+            (SessionRef(namespace="default", agent="clerk", session="s1"), "an/id/approval"),
+        ),
+    ],
+)
+def test_promises(text: str, namespace: str | None, expected: tuple[SessionRef, str]) -> None:
+    assert names.promise(text, namespace) == PromiseRef(session=expected[0], promise_id=expected[1])
+
+
+@pytest.mark.parametrize("text", ["", "clerk", "clerk/s1", "clerk/s1/m1", "clerk/s1//x", "a/b/c/d/e/f"])
+def test_what_is_no_promise_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        names.promise(text, None)
+
+
 def test_a_new_session_is_short_and_never_the_same() -> None:
     made = {names.new_session() for _ in range(1000)}
     assert len(made) == 1000
@@ -83,7 +111,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert durations.parse(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "10 s", "-1s", "1d", "s", "1s1"])
+@pytest.mark.parametrize("text", ["", "soon", "10 s", "-1s", "1w", "s", "1s1"])
 def test_what_is_no_duration_is_misuse(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no duration"):
         durations.parse(text)
