@@ -11,7 +11,7 @@ STAMP := $(VENV)/.synced
 BENCH := PYTHONPATH=tests:bench/peers $(BIN)/python
 WORKSPACE := pyproject.toml uv.lock $(wildcard */pyproject.toml)
 
-.PHONY: help setup demo check test bench soak generate clean
+.PHONY: help setup demo check test bench soak chaos generate clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,10 @@ bench: setup ## benchmarks beside their peers; one: make bench B=broker (ROUNDS=
 
 soak: setup ## a million messages with flat memory (MESSAGES=, SESSION=)
 	$(BENCH) -m bench.soak $(if $(MESSAGES),--messages $(MESSAGES)) $(if $(SESSION),--session $(SESSION))
+
+chaos: setup ## kill everything at random, lose and repeat nothing (SECONDS=, SEED=, FLEET=servers|embedded)
+	PYTHONPATH=tests $(BIN)/python -m fault.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(FLEET),--fleet $(FLEET))
 
 generate: setup ## Python code from protos/, reference pages from the code
 	$(BIN)/python protos/generate.py

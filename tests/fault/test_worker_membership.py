@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from support import rabbitmq, redis_server
-from support.fleet_processes import FleetProcesses, end, fleet_processes, send
+from support.fleet_processes import FleetProcesses, applied, end, fleet_processes, send
 from support.fleets import actor
 from support.recording_actor import STARTS, Operation
 from support.writers import Writers
 
+from troupe.broker.addressing import SessionKey
 from troupe.chassis.ids import uuid7
 from troupe.v1 import turn_pb2
 from troupe.v1.resource_pb2 import ActorSpec
@@ -116,8 +117,11 @@ async def test_the_newer_of_two_processes_with_one_name_has_the_shards(fleet: Fl
     w0, older = await fleet.worker("w0"), await fleet.worker("w1")
     await fleet.apply([RECORDER])
     before = await fleet.settled("w0", "w1")
+    theirs = next(name for name in map("long{}".format, range(1000)) if before[shard_of(name)][0] == "w1")
     async with Writers([w0]).writing() as writers:
         await writers.more(3)
+        # Given a turn of its own that takes longer than all that follows
+        long = await send(w0, theirs, Operation("long", 1, seconds=5.0))
         # When a second process of that name starts
         newer = await fleet.worker("w1")
         # Then the first one ends, and says in one line why
@@ -137,6 +141,9 @@ async def test_the_newer_of_two_processes_with_one_name_has_the_shards(fleet: Fl
         else:
             assert after[shard] == (worker, instance, epoch)
     await writers.check(w0)
+    # and what the first one was at work on has happened once
+    assert (await end(w0, theirs, long)).fate == turn_pb2.FATE_DONE
+    assert (await applied(w0, theirs)).operations == [("long", 1)]
 
 
 async def test_a_second_signal_ends_a_worker_at_once(fleet: FleetProcesses) -> None:
@@ -181,6 +188,10 @@ async def test_workers_and_commands_follow_the_leader(fleet: FleetProcesses) -> 
         await writers.more(3)
     assert again.runs
     await writers.check(workers[1])
+
+
+def shard_of(session: str) -> int:
+    return SessionKey("default", "default", "recorder", session).shard(SHARDS)
 
 
 async def _troupe(fleet: FleetProcesses, *words: str) -> int:

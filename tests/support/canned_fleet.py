@@ -24,6 +24,7 @@ from troupe.v1 import (
     control_plane_pb2,
     control_plane_pb2_grpc,
     dead_letter_pb2_grpc,
+    promise_pb2_grpc,
     turn_pb2,
 )
 from troupe.v1.control_plane_pb2 import RevisionInfo
@@ -107,13 +108,28 @@ class CannedControlPlane(control_plane_pb2_grpc.ControlPlaneServiceServicer):
         )
 
 
-class CannedWorker(agent_pb2_grpc.AgentServiceServicer):
+class Canned:
     """Answers every call with what stands in the field of its name, an error raised; keeps the requests."""
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
-        self.converse: list[Callable[[agent_pb2.ConverseRequest], Iterable[turn_pb2.Event | TroupeError]]] = []
         self.answers: dict[str, Any] = {}
+
+    def _answer(self, call: str, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        answer = self.answers[call]
+        answer = answer(request) if callable(answer) else answer
+        if isinstance(answer, TroupeError):
+            _fail(context, answer)
+        return answer
+
+
+class CannedWorker(Canned, agent_pb2_grpc.AgentServiceServicer):
+    """A worker's calls for clients. `converse` are the events of one conversation after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.converse: list[Callable[[agent_pb2.ConverseRequest], Iterable[turn_pb2.Event | TroupeError]]] = []
 
     def Converse(self, request: agent_pb2.ConverseRequest, context: Any) -> Iterator[Any]:  # noqa: N802
         self.requests.append(request)
@@ -144,13 +160,21 @@ class CannedWorker(agent_pb2_grpc.AgentServiceServicer):
     def DeleteSession(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self._answer("DeleteSession", request, context)
 
-    def _answer(self, call: str, request: Any, context: Any) -> Any:
-        self.requests.append(request)
-        answer = self.answers[call]
-        answer = answer(request) if callable(answer) else answer
-        if isinstance(answer, TroupeError):
-            _fail(context, answer)
-        return answer
+
+class CannedPromises(Canned, promise_pb2_grpc.PromiseServiceServicer):
+    """A worker's calls for promises."""
+
+    def Resolve(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("Resolve", request, context)
+
+    def Reject(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("Reject", request, context)
+
+    def GetPromise(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("GetPromise", request, context)
+
+    def ListPromises(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("ListPromises", request, context)
 
 
 class CannedLetters(dead_letter_pb2_grpc.DeadLetterServiceServicer):
@@ -199,6 +223,7 @@ class CannedFleet:
     control_plane: CannedControlPlane
     worker: CannedWorker
     letters: CannedLetters
+    promises: CannedPromises
     server: str
     gateway: str
     _capture: pytest.CaptureFixture[str]
@@ -233,10 +258,12 @@ def canned_fleet(
     under TLS."""
     clean_environment(monkeypatch, directory)
     control_plane, worker, letters = CannedControlPlane(), CannedWorker(), CannedLetters()
+    promises = CannedPromises()
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     control_plane_pb2_grpc.add_ControlPlaneServiceServicer_to_server(control_plane, server)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(worker, server)
     dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server(letters, server)
+    promise_pb2_grpc.add_PromiseServiceServicer_to_server(promises, server)
     if credentials is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:
@@ -246,7 +273,7 @@ def canned_fleet(
     monkeypatch.setenv("TROUPE_SERVER", address)
     monkeypatch.setenv("TROUPE_GATEWAY", address)
     try:
-        yield CannedFleet(control_plane, worker, letters, address, address, capsys, monkeypatch, directory)
+        yield CannedFleet(control_plane, worker, letters, promises, address, address, capsys, monkeypatch, directory)
     finally:
         server.stop(None).wait()
 

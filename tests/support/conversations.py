@@ -2,15 +2,8 @@
 
 from hypothesis import strategies as st
 
-from troupe.dataplane.agent.conversation import (
-    AssistantMessage,
-    Entry,
-    ModelAnswer,
-    TokenUsage,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
-)
+from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ModelAnswer, TokenUsage, UserMessage
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 

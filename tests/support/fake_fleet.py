@@ -39,14 +39,16 @@ from troupe.v1.status_pb2 import (
 class Process:
     """One process of one worker. It obeys each placement at once, unless it does not `release`."""
 
-    def __init__(self, member: Member, take: Take = apply) -> None:
-        self.member, self.take = member, take
+    def __init__(self, member: Member, clock: FakeClock, take: Take = apply) -> None:
+        self.member, self.clock, self.take = member, clock, take
         self.up = self.listens = self.releases = True
         self.health = HealthState.HEALTH_STATE_HEALTHY
         self.asked: list[int] = []
         """The generation of each Apply."""
         self.placements: list[PlaceRequest] = []
         self.refused: list[ShardStatus] = []
+        self.held_up: dict[int, float] = {}
+        """Since when something is held up, by shard."""
         self.running: RunningRevision | None = None
         self.attempt: RevisionAttempt | None = None
         self.news = asyncio.Event()
@@ -81,7 +83,12 @@ class Process:
             health=Health(state=self.health),
             shards=[
                 *(
-                    ShardStatus(shard=shard, epoch=epoch, state=ShardState.SHARD_STATE_ACTIVE)
+                    ShardStatus(
+                        shard=shard,
+                        epoch=epoch,
+                        state=ShardState.SHARD_STATE_ACTIVE,
+                        held_up_seconds=self.clock.monotonic() - self.held_up[shard] if shard in self.held_up else None,
+                    )
                     for shard, epoch in self.holds().items()
                 ),
                 *self.refused,
@@ -182,7 +189,7 @@ class FakeFleet:
         """A new process registers."""
         instance_id = instance_id or f"{worker_id}-1"
         member = Member(worker_id, instance_id, f"{instance_id}:70")
-        process = self.processes.setdefault(member.address, Process(member, take))
+        process = self.processes.setdefault(member.address, Process(member, self.clock, take))
         await self.reign.register(member, Capacity(), weight)
         await settled()
         return process

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,8 +127,11 @@ class FleetProcesses:
             self.servers.append(address)
         return found
 
-    async def worker(self, name: str, address: str = "", **settings: Any) -> Process:
-        """A worker that serves, at a free address or at this one; a new process of it, where there is one."""
+    async def worker(
+        self, name: str, address: str = "", environment: Mapping[str, str] | None = None, **settings: Any
+    ) -> Process:
+        """A worker that serves, at a free address or at this one; a new process of it, where there is one. It has
+        `environment` beside this process' own."""
         return await self._started(
             "dataplane",
             name,
@@ -143,7 +146,13 @@ class FleetProcesses:
                 "health_checks": 1,
                 **settings,
             },
+            environment,
         )
+
+    async def simulator(self, **settings: Any) -> Process:
+        """An LLM simulator that serves."""
+        address = free_address()
+        return await self._started("llm-sim", "llm-sim", address, settings, serves=f'"url": "http://{address}')
 
     async def apply(
         self, resources: Iterable[Resource], policy: RolloutPolicy | None = None, parent: str | None = None
@@ -232,7 +241,16 @@ class FleetProcesses:
                                 raise
                 await asyncio.sleep(0.1)
 
-    async def _started(self, service: str, name: str, address: str, settings: dict[str, Any]) -> Process:
+    async def _started(
+        self,
+        service: str,
+        name: str,
+        address: str,
+        settings: dict[str, Any],
+        environment: Mapping[str, str] | None = None,
+        serves: str = "",
+    ) -> Process:
+        """`serves` is what its log says then, where that is not its address."""
         log = self.directory / f"{name}-{len(self.processes)}.log"
         flags = {"listen": address, "metrics_listen": "", "log_format": "json", **settings}
         arguments = [text for key, value in flags.items() for text in (f"--{key.replace('_', '-')}", str(value))]
@@ -240,7 +258,7 @@ class FleetProcesses:
             running = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "troupe.cli.main", service, *arguments),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -248,19 +266,19 @@ class FleetProcesses:
         process = Process(name, address, running, log)
         self.processes.append(process)
         async with asyncio.timeout(TIMEOUT):
-            while f'"listen": "{address}"' not in process.said():
+            while (serves or f'"listen": "{address}"') not in process.said():
                 assert process.runs, f"{name} ended: {process.said()[-3000:]}"
                 await asyncio.sleep(0.05)
         return process
 
 
-async def send(gateway: Process, session: str, operation: Operation) -> str:
+async def send(gateway: Process, session: str, operation: Operation, timeout: float = 20.0) -> str:
     """The message's id, once it is confirmed."""
     message_id = f"{operation.sender}-{operation.number}"
     request = SendRequest(session=_ref(session), message_id=message_id, content=Content(text=operation.text()))
     async with channel(gateway.address) as connection:
         stub: Any = AgentServiceStub(connection)
-        await stub.Send(request, timeout=20)
+        await stub.Send(request, timeout=timeout)
     return message_id
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,8 +15,11 @@ from troupe.broker.memory import MemoryBroker
 from troupe.broker.port import Broker
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.clock import SystemClock
+from troupe.chassis.ids import uuid7
+from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.actor import Actor
 from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
+from troupe.dataplane.actors.endings import cancelled_record
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.actors.world import Ending
@@ -26,11 +30,19 @@ from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
 from troupe.dataplane.state import connect as stores
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import Loaded, Owner, StateStore
-from troupe.v1 import agent_pb2
-from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest
+from troupe.dataplane.state.port import (
+    RETENTION,
+    Control,
+    Loaded,
+    Owner,
+    Promise,
+    Settlement,
+    StateStore,
+)
+from troupe.v1 import agent_pb2, envelope_pb2, promise_pb2
+from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest, Verb
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
-from troupe.v1.envelope_pb2 import Content
+from troupe.v1.envelope_pb2 import Content, Envelope, Number
 from troupe.v1.turn_pb2 import Event
 
 Does = Callable[[TurnContext], Awaitable[str]]
@@ -72,8 +84,13 @@ class Scripted:
     all texts so far, each followed by `;`."""
 
     does: dict[str, Does] = field(default_factory=dict)
+    promises_expire: float = 0.0
+    """Seconds since the epoch; 0: never."""
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(3, 0.01, 0.04))
     deadline: float = 30.0
+    retention: float = RETENTION
+    max_batch: int = 1
+    takes_back: Callable[[TurnContext], Awaitable[None]] | None = None
     revision_id: str = "revision-1"
     generation: int = 1
     started: list[str] = field(default_factory=list)
@@ -113,6 +130,21 @@ class Scripted:
         finally:
             self._running[session] -= 1
         return TurnResult(Content(text=reply), state=turn.state + f"{text};".encode(), delta=text.encode())
+
+    async def compensate(self, turn: TurnContext) -> None:
+        if self.takes_back is not None:
+            await self.takes_back(turn)
+
+    async def ask_outside(self, turn: TurnContext) -> str:
+        """Wait for the promise `answer`, and say what it came to."""
+        promise_id = f"{turn.message.id}/answer"
+        if promise_id not in turn.journal.promises:
+            made = Promise(promise_id, "answer", turn.message.id, time.time(), expires=self.promises_expire)
+            await turn.journal.keep({}, starts=True, promises=[made])
+        promise = turn.journal.promises[promise_id]
+        if promise.state == promise_pb2.PROMISE_STATE_OPEN:
+            await turn.suspend([promise_id])
+        return promise.value.decode() or promise_pb2.PromiseState.Name(promise.state)
 
     async def steps(self, turn: TurnContext) -> str:
         """Three journaled steps, each with an effect outside; an effect is not repeated once its result is kept."""
@@ -268,13 +300,12 @@ class Worker:
         self.broker_line.cut = self.store_line.cut = True
         host = self.host
         host.drain()
-        for actor in [*host._hot.values(), *host._leaving]:
+        for actor in [*host._hot, *host._leaving]:
             if actor.turn is not None:
                 actor.turn.deliveries = []
                 actor.turn.abandon()
         async with asyncio.timeout(5):
-            for shard in list(host._shards.values()):
-                await host._let_go(shard)
+            await host._shards.let_go()
             await self._stack.aclose()
 
     async def send(
@@ -284,6 +315,25 @@ class Worker:
         request = SendRequest(session=key(session).ref(), message_id=message_id, content=Content(text=text), **options)
         return (await self.gateway.send(key(session), request, within))[0]
 
+    async def publish(
+        self, text: str, message_id: str, session: str = "s", *, due: float = 0.0, lasts: float = 60.0, **fields: Any
+    ) -> None:
+        """A message as a gateway sends it, in a stream of its own; `due`: for the schedule."""
+        first = due or self.clock.now()
+        envelope = Envelope(
+            id=message_id,
+            target=key(session).ref(),
+            number=Number(stream=uuid7(), sequence=1),
+            kind=envelope_pb2.ENVELOPE_KIND_MESSAGE,
+            content=Content(text=text),
+            first_sent=timestamp(first),
+            expires=timestamp(first + lasts),
+            **fields,
+        )
+        if due:
+            envelope.due.CopyFrom(timestamp(due))
+        await self.real_broker.publish(envelope)
+
     async def ask(self, text: str, session: str = "s", message_id: str = "", **options: Any) -> MessageStatus:
         """Hand over; where the message stands at its end."""
         request = SendRequest(session=key(session).ref(), message_id=message_id, content=Content(text=text), **options)
@@ -292,6 +342,15 @@ class Worker:
     async def end_of(self, message_id: str, session: str = "s", wait: float = 10.0) -> MessageStatus:
         """Its status, once it is settled."""
         return await self.gateway.status(key(session), message_id, wait)
+
+    async def at_rest(self, session: str = "s") -> None:
+        """Returns once what comes next in the session is suspended, and the store knows it."""
+        await until(lambda: (actor := self.host.actor(key(session))) is not None and actor.at_rest)
+
+    async def passivated(self, session: str = "s") -> None:
+        """Returns once the session, which is about to have nothing to do, has left memory."""
+        await until(lambda: self.actor(session).idle)
+        self.host._hot.passivate(1_000)
 
     def actor(self, session: str = "s") -> Actor:
         """The session's, which must be in memory."""
@@ -305,6 +364,30 @@ class Worker:
 
     async def load(self, session: str = "s") -> Loaded:
         return await self.real_store.load(key(session))
+
+    async def control(
+        self, verb: str, message_id: str, session: str = "s", *, tell: bool = True, verb_id: str = "", **options: Any
+    ) -> str:
+        """Record a verb as a gateway does; the answer's name. `tell`: and let the worker know."""
+        status = cancelled_record(key(session), message_id, b"", 0, self.clock.now()).status
+        known = Verb.Value(f"VERB_{verb}")
+        control = Control(known, verb_id or uuid7(), message_id, status=status, **options)
+        answer = await self.real_store.control(key(session), control)
+        if tell:
+            self.host.nudge(0, key(session))
+        return agent_pb2.VerbAnswer.Name(answer).removeprefix("VERB_ANSWER_")
+
+    async def settle(
+        self, promise_id: str, value: str = "yes", session: str = "s", *, tell: bool = True, settlement_id: str = ""
+    ) -> str:
+        """Resolve a promise as a gateway does; the answer's name. `tell`: and let the worker know."""
+        settlement = Settlement(
+            promise_id, settlement_id or uuid7(), promise_pb2.PROMISE_STATE_RESOLVED, value.encode(), "tester"
+        )
+        answer = await self.real_store.settle_promise(key(session), settlement)
+        if tell:
+            self.host.nudge(0, key(session))
+        return promise_pb2.SettlementAnswer.Name(answer).removeprefix("SETTLEMENT_ANSWER_")
 
     async def cancel(self, message_id: str, session: str = "s", verb_id: str = "verb") -> str:
         """The answer's name."""

@@ -5,10 +5,12 @@ import asyncio
 import json
 import os
 import signal
+import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from troupe.chassis.errors import FailedPrecondition, Unavailable
-from troupe.dataplane.behaviours.actor import ActorContext
+from troupe.dataplane.behaviours.actor_context import ActorContext
 from troupe.v1.envelope_pb2 import Content
 
 STARTS = "TROUPE_TEST_STARTS"
@@ -27,6 +29,8 @@ class Operation:
     fails: int = 0
     """Attempts that fail, and may be tried again."""
     hopeless: bool = False
+    blocks: float = 0.0
+    """Seconds for which the first attempt of all blocks its worker's event loop."""
     kills: bool = False
     """Each attempt kills its worker."""
     forwards: list[str] = field(default_factory=list)
@@ -63,6 +67,8 @@ class Recorder:
         operation = Operation(**json.loads(message.text))
         _tell(f"{context.session} {operation.sender} {operation.number} {context.attempt}\n")
         await asyncio.sleep(operation.seconds)
+        if operation.blocks and _starts(operation) == 1:
+            time.sleep(operation.blocks)  # noqa: ASYNC251 - what nobody should do
         if operation.kills:
             os.kill(os.getpid(), signal.SIGKILL)
         if context.attempt < operation.fails:
@@ -75,6 +81,11 @@ class Recorder:
             context.send("recorder", target, Operation(f"session {context.session}", number).text())
         context.state = applied.text().encode()
         context.reply("applied")
+
+
+def _starts(operation: Operation) -> int:
+    lines = Path(os.environ[STARTS]).read_text().splitlines()
+    return sum(line.split()[1:3] == [operation.sender, str(operation.number)] for line in lines)
 
 
 def _tell(line: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from troupe.chassis.errors import FailedPrecondition
-from troupe.dataplane.behaviours.actor import ActorContext
+from troupe.dataplane.behaviours.actor_context import ActorContext
 from troupe.v1.envelope_pb2 import Content
 
 OPEN = asyncio.Event()
@@ -25,7 +25,7 @@ class Counter:
             case text if text.startswith("wrong"):
                 raise FailedPrecondition("WRONG", "this cannot succeed")
             case "bad state":
-                context.state = "text"  # type: ignore[assignment]
+                context.state = "text"
                 return
         count = int(context.state or b"0") + 1
         context.state = str(count).encode()

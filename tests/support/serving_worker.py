@@ -16,6 +16,7 @@ from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.data_plane_pb2 import ApplyRequest, PlaceRequest, ReportRequest, ShardAssignment
 from troupe.v1.data_plane_pb2_grpc import DataPlaneServiceStub
 from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceStub
+from troupe.v1.promise_pb2_grpc import PromiseServiceStub
 from troupe.v1.resource_pb2 import ActorSpec, ConfigSpec, Resource
 from troupe.v1.status_pb2 import RevisionAttempt, StatusReport
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from troupe.v1.agent_pb2_grpc import AgentServiceAsyncStub
     from troupe.v1.data_plane_pb2_grpc import DataPlaneServiceAsyncStub
     from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceAsyncStub
+    from troupe.v1.promise_pb2_grpc import PromiseServiceAsyncStub
 
 SHARDS = 4
 COUNTER = actor("counter", ActorSpec(entry_point="support.scripted_actor:Counter"))
@@ -44,9 +46,11 @@ class ServingWorker:
         agents: "AgentServiceAsyncStub",
         data_plane: "DataPlaneServiceAsyncStub",
         letters: "DeadLetterServiceAsyncStub",
+        promises: "PromiseServiceAsyncStub",
         address: str,
     ) -> None:
-        self.agents, self.data_plane, self.letters, self.address = agents, data_plane, letters, address
+        self.agents, self.data_plane, self.letters, self.promises = agents, data_plane, letters, promises
+        self.address = address
 
     async def apply(self, revision: ConfigSpec) -> RevisionAttempt:
         return (await self.data_plane.Apply(ApplyRequest(config=revision))).attempt
@@ -86,7 +90,8 @@ async def serving_worker(directory: Path, **settings: Any) -> AsyncIterator[Serv
         agents: Any = AgentServiceStub(connection)
         data_plane: Any = DataPlaneServiceStub(connection)
         letters: Any = DeadLetterServiceStub(connection)
-        yield ServingWorker(agents, data_plane, letters, worker.address)
+        promises: Any = PromiseServiceStub(connection)
+        yield ServingWorker(agents, data_plane, letters, promises, worker.address)
 
 
 @asynccontextmanager

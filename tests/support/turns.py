@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Never, TypeVar
 
-from troupe.dataplane.agent.conversation import ModelAnswer, ToolCall, ToolMessage
+from troupe.dataplane.agent.conversation import ModelAnswer
 from troupe.dataplane.llm.request import ModelRequest
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
+from troupe.dataplane.tools.errors import UnknownOutcome
+from troupe.dataplane.tools.executor import ToolOutcome
 
 T = TypeVar("T")
 
@@ -15,13 +19,19 @@ class Crash(Exception):
     """The worker dies here."""
 
 
+class Suspended(Exception):
+    """The turn waits for a person."""
+
+
 @dataclass
 class Journal:
     """What survives a worker."""
 
     answers: dict[int, ModelAnswer] = field(default_factory=dict)
-    starts: set[tuple[int, str]] = field(default_factory=set)
-    results: dict[tuple[int, str], ToolMessage] = field(default_factory=dict)
+    starts: set[str] = field(default_factory=set)
+    results: dict[str, ToolMessage] = field(default_factory=dict)
+    said: dict[str, ToolOutcome] = field(default_factory=dict)
+    """What a person says of calls, by their ids."""
 
 
 @dataclass
@@ -33,6 +43,7 @@ class ScriptedPorts:
     journal: Journal = field(default_factory=Journal)
     crash_at: int | None = None
     after: bool = False
+    asks: bool = False
     requests: list[ModelRequest] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
     """(what happened, call id or step), in order."""
@@ -52,25 +63,38 @@ class ScriptedPorts:
     async def journal_answer(self, step: int, answer: ModelAnswer, starts: Sequence[str]) -> None:
         def write() -> None:
             self.journal.answers[step] = answer
-            self.journal.starts |= {(step, call_id) for call_id in starts}
+            self.journal.starts |= set(starts)
             self.writes.append(("answer", *starts))
             self.events.append(("answer journaled", str(step)))
 
         await self._do(write)
 
-    def journaled_start(self, step: int, call_id: str) -> bool:
-        return (step, call_id) in self.journal.starts
+    def journaled_start(self, call_id: str) -> bool:
+        return call_id in self.journal.starts
 
-    def journaled_result(self, step: int, call_id: str) -> ToolMessage | None:
-        return self.journal.results.get((step, call_id))
+    def journaled_result(self, call_id: str) -> ToolMessage | None:
+        return self.journal.results.get(call_id)
 
-    async def journal_result(self, step: int, result: ToolMessage) -> None:
+    async def journal_result(self, result: ToolMessage) -> None:
         def write() -> None:
-            self.journal.results[step, result.call_id] = result
+            self.journal.results[result.call_id] = result
             self.writes.append(("result", result.call_id))
             self.events.append(("result journaled", result.call_id))
 
         await self._do(write)
+
+    def calling(self, call: ToolCall) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def ask(self, call: ToolCall, error: UnknownOutcome) -> ToolOutcome | None:
+        if not self.asks:
+            raise error
+        self.events.append(("asked", call.call_id))
+        return self.journal.said.get(call.call_id)
+
+    async def wait(self) -> Never:
+        self.events.append(("waits", ""))
+        raise Suspended
 
     def tool_started(self, call: ToolCall) -> None:
         self.events.append(("started", call.call_id))

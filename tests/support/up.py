@@ -37,6 +37,8 @@ class Up:
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     manifests: Path | None = None
+    patience: float = START_TIMEOUT
+    """Seconds that a start may take."""
     process: asyncio.subprocess.Process | None = None
     server: str = ""
     gateway: str = ""
@@ -66,7 +68,7 @@ class Up:
                 stdout=log,
                 stderr=log,
             )
-        async with asyncio.timeout(START_TIMEOUT):
+        async with asyncio.timeout(self.patience):
             while not endpoints.exists():
                 if self.process.returncode is not None:
                     raise AssertionError(f"troupe up ended: {self.log.read_text()[-2000:]}")

@@ -24,11 +24,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks and the running event loop."""
 
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    # A turn asks some twenty times: nothing stands between it and the clock.
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))

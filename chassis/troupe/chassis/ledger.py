@@ -8,7 +8,11 @@ sum to the wall time, whatever the intervals are.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from google.protobuf.duration_pb2 import Duration
+
+from troupe.chassis.wire import NANOS
 from troupe.v1 import turn_pb2
 from troupe.v1.turn_pb2 import LedgerCause
 
@@ -19,6 +23,8 @@ PRECEDENCE = (
     turn_pb2.LEDGER_CAUSE_MODEL_FIRST_TOKEN,
     turn_pb2.LEDGER_CAUSE_MODEL_QUEUE,
     turn_pb2.LEDGER_CAUSE_STATE_STORE,
+    turn_pb2.LEDGER_CAUSE_PROMISE,
+    turn_pb2.LEDGER_CAUSE_PAUSE,
     turn_pb2.LEDGER_CAUSE_MAILBOX_WAIT,
     turn_pb2.LEDGER_CAUSE_BROKER_WAIT,
 )
@@ -27,8 +33,7 @@ PRECEDENCE = (
 _RANK = {cause: rank for rank, cause in enumerate(PRECEDENCE)}
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """A cause claims the time from `start` to `end`, in seconds on one clock."""
 
     cause: LedgerCause.ValueType
@@ -45,16 +50,20 @@ class Ledger:
     def add(self, cause: LedgerCause.ValueType, start: float, end: float) -> None:
         self.intervals.append(Interval(cause, start, end))
 
+    def share(self, other: "Ledger", since: float) -> None:
+        """What `other` claims from `since` on is claimed here too."""
+        self.intervals += [interval for interval in other.intervals if interval.start >= since]
+
     def split(self, start: float, end: float) -> turn_pb2.Ledger:
         """The time from `start` to `end` by cause, in whole nanoseconds, longest first. Rows and residual sum to the
         wall time exactly."""
         wall = _nanoseconds(start, end)
         claimed = _claimed(self.intervals, start, end)
         ledger = turn_pb2.Ledger()
-        ledger.wall.FromNanoseconds(wall)
-        ledger.residual.FromNanoseconds(wall - sum(claimed.values()))
-        for cause, nanoseconds in sorted(claimed.items(), key=lambda row: (-row[1], row[0])):
-            ledger.rows.add(cause=cause).duration.FromNanoseconds(nanoseconds)
+        _set(ledger.wall, wall)
+        _set(ledger.residual, wall - sum(claimed.values()))
+        for nanoseconds, cause in sorted((-nanoseconds, cause) for cause, nanoseconds in claimed.items()):
+            _set(ledger.rows.add(cause=cause).duration, -nanoseconds)
         return ledger
 
 
@@ -66,12 +75,26 @@ def attribute(intervals: Iterable[Interval], start: float, end: float) -> dict[L
 
 def _claimed(intervals: Iterable[Interval], start: float, end: float) -> dict[LedgerCause.ValueType, int]:
     """Nanoseconds of [start, end] by cause. The edges are rounded, not the sums: whole numbers add up exactly."""
-    edges: list[tuple[int, int, int]] = []
-    for interval in intervals:
-        first, last = (_nanoseconds(start, min(end, at)) for at in (interval.start, interval.end))
-        if last > first:
-            rank = _RANK[interval.cause]
-            edges += ((first, 1, rank), (last, -1, rank))
+    claims = []
+    for cause, first, last in intervals:
+        begins, ends = _nanoseconds(start, first), _nanoseconds(start, min(last, end))
+        if ends > begins:
+            claims.append((begins, ends, _RANK[cause]))
+    claims.sort()
+    claimed: dict[LedgerCause.ValueType, int] = {}
+    reached = 0
+    for begins, ends, rank in claims:
+        if begins < reached:
+            return _contested(claims)
+        reached = ends
+        cause = PRECEDENCE[rank]
+        claimed[cause] = claimed.get(cause, 0) + ends - begins
+    return claimed
+
+
+def _contested(claims: Iterable[tuple[int, int, int]]) -> dict[LedgerCause.ValueType, int]:
+    """The same where claims, each from, to and rank, overlap."""
+    edges = [edge for first, last, rank in claims for edge in ((first, 1, rank), (last, -1, rank))]
     active = [0] * len(PRECEDENCE)
     claimed: defaultdict[LedgerCause.ValueType, int] = defaultdict(int)
     previous = 0
@@ -81,8 +104,12 @@ def _claimed(intervals: Iterable[Interval], start: float, end: float) -> dict[Le
             claimed[holder] += at - previous
         previous = at
         active[rank] += change
-    return dict(claimed)
+    return claimed
+
+
+def _set(duration: Duration, nanoseconds: int) -> None:
+    duration.seconds, duration.nanos = divmod(nanoseconds, NANOS)
 
 
 def _nanoseconds(start: float, end: float) -> int:
-    return max(0, round((end - start) * 1e9))
+    return round((end - start) * 1e9) if end > start else 0

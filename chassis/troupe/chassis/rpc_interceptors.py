@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from troupe.chassis import metrics, rpc_errors, tracing
 from troupe.chassis.access.guard import Guard
-from troupe.chassis.access.roles import ANYBODY, acting
+from troupe.chassis.access.roles import acting
 from troupe.chassis.errors import DataLoss, Internal, InvalidArgument, TroupeError
 from troupe.chassis.rpc_running import Behaviour, Context, RunningCalls
 
@@ -117,8 +117,9 @@ class _Method:
             self._ended(code, perf_counter() - begun, span)
 
     async def _admitted(self, request: Any, context: Context) -> Any:
-        caller = ANYBODY if self._guard is None else await self._guard.admit(self._name, context)
-        with acting(caller):
+        if self._guard is None:  # everybody is anybody, as where nobody is named
+            return await self._behaviour(self._decoded(request), context)
+        with acting(await self._guard.admit(self._name, context)):
             return await self._behaviour(self._decoded(request), context)
 
     def _decoded(self, request: Any) -> Any:

@@ -21,7 +21,8 @@ from typing import Any, Generic, TypeVar, cast
 import structlog
 
 from troupe.chassis import sqlite_file
-from troupe.chassis.errors import Unavailable
+from troupe.chassis.errors import TroupeError, Unavailable
+from troupe.chassis.outage import Outage
 from troupe.chassis.sqlite_file import Schema
 
 __all__ = ["GROUP", "Database", "Schema"]
@@ -43,6 +44,7 @@ class Database:
         self.path, self._lock = path, lock
         writer, reader = sqlite_file.connect(path), sqlite_file.connect(path)
         reader.execute("PRAGMA query_only = ON")
+        self._writing, self._reading = Outage("store not written"), Outage("store not read")
         self._writer = _Lane(f"{schema.name}-writer", writer, self._commit)
         self._reader = _Lane(f"{schema.name}-reader", reader, self._answer)
 
@@ -116,6 +118,7 @@ class Database:
         os.close(self._lock)
 
     def _commit(self, connection: sqlite3.Connection, jobs: "list[_Job[Any]]") -> None:
+        before = connection.total_changes
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
@@ -129,23 +132,26 @@ class Database:
                 connection.rollback()
             for job in jobs:
                 job.error = job.error or error
-        self._translate(jobs)
+        # A group that had nothing to write says nothing of the disk.
+        self._translate(jobs, self._writing, connection.total_changes > before)
 
     def _answer(self, connection: sqlite3.Connection, jobs: "list[_Job[Any]]") -> None:
         for job in jobs:
             job.attempt(connection)
-        self._translate(jobs)
+        self._translate(jobs, self._reading, True)
 
-    def _translate(self, jobs: "list[_Job[Any]]") -> None:
-        """Each job gets an error of its own: one exception that several tasks raise grows with each of them."""
-        told = False
+    def _translate(self, jobs: "list[_Job[Any]]", outage: Outage, proves: bool) -> None:
+        """Each job gets an error of its own: one exception that several tasks raise grows with each of them. Where none
+        has one and that `proves` it, the outage is over."""
+        failed: TroupeError | None = None
         for job in jobs:
             if isinstance(cause := job.error, sqlite3.Error) and (failure := sqlite_file.failure(self.path, cause)):
                 failure.__cause__ = cause
-                job.error = failure
-                if not told:
-                    log.error("store failed", path=str(self.path), error=str(cause))
-                    told = True
+                job.error = failed = failure
+        if failed is not None:
+            outage.failed(failed)
+        elif proves:
+            outage.over()
 
 
 async def _share(path: Path, lock: int, alone: Callable[[], None]) -> None:
