@@ -10,11 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.actors import benchmark as actors
 from bench.broker import benchmark as broker
 from bench.contender import ContenderFailed
 from bench.controlplane import benchmark as controlplane
+from bench.faults import rebalance, recovery
 from bench.placement import benchmark as placement
 from bench.rows import Row, failed, table, write
+from bench.sessions import benchmark as sessions
+from bench.turns import benchmark as turns
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -24,9 +28,14 @@ Benchmarks = Mapping[str, tuple[str, Measure]]
 """By name: what it includes and does not, and how it is measured, in so many rounds of so many seconds."""
 
 BENCHMARKS: Benchmarks = {
+    "actors": (actors.INCLUDES, actors.measure),
     "broker": (broker.INCLUDES, broker.measure),
     "controlplane": (controlplane.INCLUDES, controlplane.measure),
+    "recovery": (recovery.INCLUDES, recovery.measure),
+    "rebalance": (rebalance.INCLUDES, rebalance.measure),
     "placement": (placement.INCLUDES, placement.measure),
+    "sessions": (sessions.INCLUDES, sessions.measure),
+    "turns": (turns.INCLUDES, turns.measure),
 }
 
 

@@ -1,0 +1,1 @@
+"""The benchmark `actors`, and the programs that it runs."""

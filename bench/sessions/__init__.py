@@ -1,0 +1,1 @@
+"""The benchmark `sessions`, and the programs that it runs."""

@@ -1,0 +1,1 @@
+"""The benchmark `turns`, and the programs that it runs."""
