@@ -7,13 +7,21 @@ import pytest
 from support import redis_server
 from support.brokers import BACKENDS, Backend, Opened
 from support.hosting import Backends
-from support.state_stores import STORES, opening
+from support.state_stores import STORES, StoreTime, opening, time_of
 
 from troupe.chassis.ids import uuid7
 from troupe.dataplane.state.port import StateStore
 
-ON_SERVERS = ("test_turns_recovery", "test_turns_faults")
-"""Suites of turns that also run on RabbitMQ and Redis: those in which workers die between two steps."""
+ON_SERVERS = (
+    "test_turns_recovery",
+    "test_turns_faults",
+    "test_turns_pause",
+    "test_turns_promises",
+    "test_turns_schedule",
+    "test_turns_batch",
+)
+"""Suites of turns that also run on RabbitMQ and Redis: those in which workers die between two steps, or the store's
+scripts decide what goes on."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -36,9 +44,20 @@ def backends(request: pytest.FixtureRequest, tmp_path: Path) -> Backends:
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
+def store_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def store_time(store_backend: str) -> StoreTime:
+    """The store's own clock."""
+    return time_of(store_backend)
+
+
+@pytest.fixture
+async def store(store_backend: str, store_time: StoreTime, tmp_path: Path) -> AsyncIterator[StateStore]:
     """An empty session store, of each backend."""
-    async with opening(request.param, tmp_path) as opened:
+    async with opening(store_backend, tmp_path, clock=store_time) as opened:
         yield opened
 
 

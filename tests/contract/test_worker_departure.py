@@ -32,6 +32,7 @@ from troupe.v1.data_plane_pb2 import PlaceRequest, ReportRequest, ShardAssignmen
 from troupe.v1.data_plane_pb2_grpc import DataPlaneServiceStub
 from troupe.v1.dead_letter_pb2_grpc import DeadLetterServiceStub
 from troupe.v1.envelope_pb2 import Content, SessionRef
+from troupe.v1.promise_pb2_grpc import PromiseServiceStub
 from troupe.v1.status_pb2 import HealthState, ShardState, StatusReport
 
 
@@ -134,9 +135,10 @@ async def leaving_worker(directory: Path, **settings: Any) -> AsyncIterator[Leav
         await until(lambda: plane.joined or task.done())
         async with channel(plane.joined[-1].address) as connection:
             stubs: list[Any] = [
-                stub(connection) for stub in (AgentServiceStub, DataPlaneServiceStub, DeadLetterServiceStub)
+                stub(connection)
+                for stub in (AgentServiceStub, DataPlaneServiceStub, DeadLetterServiceStub, PromiseServiceStub)
             ]
-            worker = ServingWorker(stubs[0], stubs[1], stubs[2], plane.joined[-1].address)
+            worker = ServingWorker(stubs[0], stubs[1], stubs[2], stubs[3], plane.joined[-1].address)
             leaving = Leaving(stop, task, worker, connection, plane)
             await worker.apply(config(1))
             await leaving.place()

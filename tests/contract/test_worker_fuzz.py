@@ -12,7 +12,7 @@ from support.serving_worker import SHARDS, ServingWorker, counting_worker
 
 from troupe.chassis.wire import duration
 from troupe.dataplane.peers import RELAYED
-from troupe.v1 import agent_pb2, data_plane_pb2, dead_letter_pb2, turn_pb2
+from troupe.v1 import agent_pb2, data_plane_pb2, dead_letter_pb2, promise_pb2, turn_pb2
 from troupe.v1.agent_pb2 import SendRequest
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
 from troupe.v1.envelope_pb2 import Content, SessionRef
@@ -26,12 +26,17 @@ def _named(message: Any, dice: random.Random) -> None:
         message.ClearField("filter")
         message.filter.session.CopyFrom(SessionRef(agent="counter", session=dice.choice("abc")))
         message.pool = dice.choice(["", "agents"])
+    elif dice.random() < 0.7 and "promise" in message.DESCRIPTOR.fields_by_name:
+        message.ClearField("token")
+        message.promise.session.CopyFrom(SessionRef(agent="counter", session=dice.choice("abc")))
     elif dice.random() < 0.7:
         for holder in (message, getattr(message, "message", None)):
             if holder is not None and "session" in holder.DESCRIPTOR.fields_by_name:
                 holder.session.CopyFrom(SessionRef(agent="counter", session=dice.choice("abc")))
         if isinstance(message, agent_pb2.ControlTurnsRequest):
-            message.verb = agent_pb2.VERB_CANCEL
+            message.verb = dice.choice([agent_pb2.VERB_CANCEL, agent_pb2.VERB_KILL, agent_pb2.VERB_PAUSE])
+            if dice.random() < 0.5:
+                message.ClearField("messages" if dice.random() < 0.5 else "selector")
             for each in message.messages:
                 each.session.CopyFrom(SessionRef(agent="counter", session=dice.choice("abc")))
 
@@ -61,6 +66,7 @@ METHODS = [
         agent_pb2.DESCRIPTOR.services_by_name["AgentService"],
         data_plane_pb2.DESCRIPTOR.services_by_name["DataPlaneService"],
         dead_letter_pb2.DESCRIPTOR.services_by_name["DeadLetterService"],
+        promise_pb2.DESCRIPTOR.services_by_name["PromiseService"],
     )
     for method in service.methods
 ]
@@ -96,6 +102,7 @@ async def test_no_message_breaks_a_worker(method: Any, tmp_path: Path) -> None:
             "AgentService": worker.agents,
             "DataPlaneService": worker.data_plane,
             "DeadLetterService": worker.letters,
+            "PromiseService": worker.promises,
         }
         stub: Any = stubs[method.containing_service.name]
         await _give_up(worker)

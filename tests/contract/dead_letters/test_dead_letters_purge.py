@@ -19,7 +19,7 @@ class TestPurge:
         later = DIED + RECORD_KEPT + 1
 
         purged = await desk.purge(Filter(DEFAULT, ids=frozenset([made[1].id])))
-        await desk.store.forget(later, later)
+        await desk.store.forget(later)
 
         assert [one.letter.letter_id for one in purged] == [made[1].id]
         assert await desk.left() == [made[0].id, made[2].id]

@@ -1,12 +1,15 @@
 """Which servers are trusted, what is said of others, and where they are."""
 
+from functools import reduce
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorSocketConnectError
 
 from troupe.broker.rabbitmq import errors, server, url
-from troupe.broker.rabbitmq.lane import LONGEST_PAUSE, pause
+from troupe.broker.rabbitmq.lane import LONGEST_PAUSE, failed, pause
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 
@@ -105,3 +108,15 @@ def test_a_channel_that_went_with_its_connection_may_come_again() -> None:
 def test_pauses_grow_to_a_bound(failures: int, dice: float) -> None:
     assert 0.02 <= pause(failures, dice) <= LONGEST_PAUSE
     assert pause(failures, dice) <= pause(failures + 1, dice)
+
+
+def test_a_server_that_nobody_heard_of_for_long_is_tried_as_often_as_at_first() -> None:
+    """RabbitMQ takes many seconds to start, and all of a fleet waits for it."""
+    unheard = errors.refused(AMQPConnectorSocketConnectError(ConnectionRefusedError(111)), "h:1", tls=False)
+    silent = errors.refused(AMQPConnectorSocketConnectError(TimeoutError()), "h:1", tls=False)
+
+    away = [reduce(failed, [error] * 50, 1) for error in (unheard, silent)]
+
+    assert pause(away[0], 0.99) <= 0.2
+    assert pause(away[1], 0.99) > 4.9
+    assert failed(failed(away[0], silent), silent) > away[0], "one that answers and cannot serve is given its time"

@@ -57,3 +57,8 @@ def test_any_body_comes_out_whole(size: int) -> None:
 
 def test_plain_and_whole_agree() -> None:
     assert wire.whole(METHOD, wire.properties(7), b"body", FRAME_MAX) == wire.plain(METHOD, b"body", 7)
+
+
+@given(st.integers(1, 2047), st.integers(1, 2**63 - 1), st.booleans())
+def test_an_ack_is_what_pika_makes_of_it(channel: int, tag: int, multiple: bool) -> None:
+    assert wire.ack(channel, tag, multiple=multiple) == frame.Method(channel, spec.Basic.Ack(tag, multiple)).marshal()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from troupe.dataplane.capacity import capacity
+from troupe.dataplane.capacity import capacity, resident
 
 
 @pytest.fixture
@@ -43,3 +43,10 @@ def test_a_group_that_cannot_be_seen_is_passed_over(tmp_path: Path, text: str) -
     found = capacity(1, tmp_path / "cgroup", tmp_path / "own")
     assert found.memory_bytes == 300_000_000
     assert capacity(1, tmp_path / "nowhere", tmp_path / "missing").cpus >= 1
+
+
+def test_what_the_process_has_grows_with_what_it_keeps(tmp_path: Path) -> None:
+    before = resident()
+    kept = bytes(range(256)) * (1 << 17)
+    assert before + len(kept) // 2 < resident() < before + 2 * len(kept)
+    assert resident(tmp_path / "none") == 0

@@ -1,7 +1,14 @@
 """A blocked event loop is noticed, and forgotten again."""
 
-import pytest
+import asyncio
+import threading
+import time
 
+import pytest
+from structlog.testing import capture_logs
+
+from troupe.chassis.clock import SystemClock
+from troupe.dataplane import watchdog
 from troupe.dataplane.watchdog import BEAT, LoopWatch
 
 
@@ -40,3 +47,65 @@ async def test_a_block_is_forgotten_after_a_while() -> None:
         await watch.run()
     assert watch.blocked(within=40 * BEAT + 0.1) == pytest.approx(2.0)
     assert watch.blocked(within=40 * BEAT - 0.1) == 0.0
+
+
+async def test_the_share_that_was_blocked_is_of_the_window_alone() -> None:
+    clock = Stalling(4.0, *[0.0] * 20, 3.0)
+    watch = LoopWatch(clock)
+    with pytest.raises(StopAsyncIteration):
+        await watch.run()
+    # The second block, and what is in the window of the first
+    assert watch.share(10.0)[0] == pytest.approx((3.0 + 1.75) / 10.0)
+    assert watch.share(5.0)[0] == pytest.approx(3.0 / 5.0)
+
+
+def block(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "BEAT", 0.02)
+    monkeypatch.setattr(watchdog, "NAMED", 0.3)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_code_that_blocks_the_loop_is_named_once_while_it_does() -> None:
+    seen: list[str] = []
+
+    def whose(task: str) -> dict[str, str]:
+        seen.append(task)
+        return {"agent": "clerk", "session": "s", "message": task}
+
+    watch = LoopWatch(SystemClock(), whose)
+    with capture_logs() as logs:
+        watching = asyncio.create_task(watch.run())
+        await asyncio.sleep(0.05)
+        named = asyncio.current_task()
+        assert named is not None
+        named.set_name("message-1")
+        block(0.9)
+        # Before the loop can say anything of it
+        (said,) = [line for line in logs if line["event"] == "event loop is blocked"]
+        await asyncio.sleep(0.05)
+        watching.cancel()
+    assert " block < " in said["where"]
+    assert "test_code_that_blocks_the_loop_is_named_once_while_it_does" in said["where"]
+    assert (said["agent"], said["session"], said["message"]) == ("clerk", "s", "message-1")
+    assert said["seconds"] >= 0.3
+    assert seen == ["message-1"]
+    share, blocker = watch.share(2.0)
+    assert share == pytest.approx(0.45, abs=0.15)
+    assert blocker.endswith(" block of clerk s message-1")
+    (over,) = [line for line in logs if line["event"] == "event loop was blocked"]
+    assert over["seconds"] >= 0.8
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_thread_ends_with_the_watch() -> None:
+    watching = asyncio.create_task(LoopWatch(SystemClock()).run())
+    await asyncio.sleep(0.01)
+    assert "loop watchdog" in {thread.name for thread in threading.enumerate()}
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert "loop watchdog" not in {thread.name for thread in threading.enumerate()}

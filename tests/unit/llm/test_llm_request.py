@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from support.conversations import histories, turns
 
-from troupe.dataplane.agent.conversation import AssistantMessage, Entry, ToolCall, ToolMessage, UserMessage
+from troupe.dataplane.agent.conversation import AssistantMessage, Entry, UserMessage
 from troupe.dataplane.llm.request import ModelRequest, ToolDeclaration
+from troupe.dataplane.tools.call import ToolCall, ToolMessage
 
 
 def sent(request: ModelRequest) -> dict[str, Any]:

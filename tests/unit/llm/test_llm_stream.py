@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.chunks import DONE, body, calls, chunk, event, fragment, usage
 
-from troupe.dataplane.agent.conversation import ModelAnswer, TokenUsage, ToolCall
+from troupe.dataplane.agent.conversation import ModelAnswer, TokenUsage
 from troupe.dataplane.llm.stream import MAX_ANSWER, MAX_CALLS, AnswerStream, Cut, ErrorInStream, Garbage
+from troupe.dataplane.tools.call import ToolCall
 
 
 def answer_to(*pieces: bytes) -> ModelAnswer:
