@@ -111,7 +111,17 @@ class Driver:
                 del self._gateway[lane]
                 await self.client.failed(error)
                 if under_way:
-                    await asyncio.wait(under_way)
+                    await self._wait_for(under_way, one)
+
+    async def _wait_for(self, under_way: Sequence[asyncio.Task[None]], one: Sent) -> None:
+        """Until it has ended. The message may have been accepted, and wait for its promise before all that."""
+        asked = asyncio.create_task(self._settle(one)) if one.operation.kind is Kind.ASK else None
+        try:
+            await asyncio.wait(under_way)
+        finally:
+            if asked is not None:
+                asked.cancel()
+                await asyncio.wait([asked])
 
     async def _see_through(self, one: Sent) -> None:
         """Do to it what its kind asks for, and wait for its end."""
