@@ -31,6 +31,10 @@ SHARDS = 128
 """The default of a fleet."""
 
 
+MAX_HOT = 20_000
+"""Sessions in memory at most: more than any of these benchmarks has."""
+
+
 @contextlib.asynccontextmanager
 async def hosting(
     broker: Broker,
@@ -65,6 +69,7 @@ async def hosting(
                 worker_id="bench",
                 behaviour=lambda _: behaviour,
                 ended=ended or TurnMeter(clock).ended,
+                max_hot_sessions=MAX_HOT,
                 drain_timeout=1.0,
             ) as host,
             Gateway.opened(
