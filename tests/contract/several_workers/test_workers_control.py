@@ -9,6 +9,7 @@ import pytest
 from support import asking_actor
 from support.asking_actor import TOKENS
 from support.fleets import actor
+from support.hosting import until
 from support.member_calls import RELAYED, Stream, converse, send
 from support.worker_fleet import Member, WorkerFleet, worker_fleet
 
@@ -104,8 +105,14 @@ class TestNudges:
     ) -> None:
         await send(other, "later", 0.0, session=REF, message_id="m", deliver_after=duration(3600))
         await stands(owner, turn_pb2.FATE_SCHEDULED)
+        before = [member.store.calls["record"] for member in (owner, other)]
         waiting = [asyncio.create_task(fate(member, wait=5)) for member in (owner, other)]
-        await asyncio.sleep(0.1)
+        # Each follows the message before it looks for its record.
+        await until(
+            lambda: all(
+                member.store.calls["record"] > looked for member, looked in zip((owner, other), before, strict=True)
+            )
+        )
         assert await control(other, "CANCEL", "m") == ["m APPLIED"]
         assert [(await one).fate for one in waiting] == [turn_pb2.FATE_CANCELLED] * 2
 
