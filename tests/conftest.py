@@ -1,16 +1,30 @@
-"""Servers that tests of several suites share."""
+"""What holds for every test, and servers that tests of several suites share."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from support import rabbitmq
 
 # How long an example takes says how busy the machine is: tests that claim a time measure it themselves.
 settings.register_profile("troupe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("troupe")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command, or a program, sets up logging for its whole process, which here runs the next test too."""
+    loggers = [logging.getLogger(name) for name in (None, "aiohttp.access", "asyncio")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    structlog.reset_defaults()
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
