@@ -162,13 +162,15 @@ async def test_a_cancelled_turn_does_not_wait(store: StateStore) -> None:
     assert await seen(store) == before
 
 
-@pytest.mark.parametrize("over", ["settled", "skip", "begun again"])
+@pytest.mark.parametrize("over", ["settled", "skip", "put back", "begun again"])
 async def test_a_late_wait_changes_nothing(store: StateStore, over: str) -> None:
     waits = await ask(store, entry(1))
     if over == "settled":
         await store.commit(OWNER, commit(entry(1), record()))
     elif over == "skip":
         await store.put(OWNER, KEY, replace(entry(1), skip=True), b"")
+    elif over == "put back":
+        await store.retry(OWNER, KEY, replace(entry(1), attempts=1, failures=1), b"")
     else:
         await place(store, entry(1))
         await store.begin(OWNER, KEY, replace(entry(1), attempts=1))

@@ -475,8 +475,8 @@ class StateStore(Protocol):
         the one that it has. The same again, also without an attempt in between, only lays the session to rest.
 
         False, and nothing changed, where it need not wait: one of the promises is settled or unknown, or no PAUSE
-        stands. True without effect when the number is settled, waits as a SKIP, or has begun another attempt since.
-        Raises Fenced, CancelRecorded."""
+        stands. True without effect when the number is settled, waits as a SKIP, has begun another attempt since, or
+        was put back by `retry` in this one. Raises Fenced, CancelRecorded."""
         ...
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:

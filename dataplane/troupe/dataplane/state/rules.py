@@ -212,7 +212,10 @@ def suspending(entry: Entry, found: Found, *, pending: bool) -> Suspending:
     refuse_cancelled(entry.message_id, found.bound, found.fate)
     if not (pending if entry.awaits else found.bound.paused):
         return Suspending.GOES_ON
-    return Suspending.RESTS if has_ended(waits, entry.attempts) else Suspending.PLACED
+    if waits is None or not has_ended(waits, entry.attempts):
+        return Suspending.PLACED
+    # What was put back otherwise awaits nothing that would take the session from rest.
+    return Suspending.RESTS if entry.awaits in ((), waits.awaits) else Suspending.OVER
 
 
 def suspended(entry: Entry) -> Entry:

@@ -28,6 +28,8 @@ look_at_records(found)
 
 if not has_ended(waits, entry.attempts) then
   put_first(entry, ARGV[5], waits, found)
+elseif #entry.awaits > 0 and table.concat(entry.awaits, ' ') ~= table.concat(waits.awaits, ' ') then
+  return accept(1)
 end
 rest()
 return accept(1)
