@@ -173,11 +173,15 @@ class SideBySide(RuleBasedStateMachine):
 
     def see(self) -> dict[SessionKey, Seen]:
         async def all_of(store: StateStore) -> tuple[dict[SessionKey, Seen], Backlog, Claimed]:
-            sessions = {key: self.comparable(await seen(store, key, ids=IDS, owner=self.fence)) for key in KEYS}
+            each = await asyncio.gather(*(seen(store, key, ids=IDS, owner=self.fence) for key in KEYS))
+            sessions = {key: self.comparable(session) for key, session in zip(KEYS, each, strict=True)}
             claimed = await store.claim(self.fence)
             return sessions, await store.backlog(0), Claimed(_ordered(claimed.due), _ordered(claimed.verbs))
 
-        memory, durable = (self.runner.run(all_of(store)) for store in self.stores)
+        async def of_both() -> list[tuple[dict[SessionKey, Seen], Backlog, Claimed]]:
+            return [await all_of(store) for store in self.stores]
+
+        memory, durable = self.runner.run(of_both())
         assert memory == durable
         sessions, shard, self.claimed = memory
         counted = [session.backlog for session in sessions.values()]

@@ -229,18 +229,29 @@ async def seen(store: StateStore, key: SessionKey = KEY, *, ids: tuple[str, ...]
     """Look at a session as its owner. `ids` are looked up besides those that the session itself names."""
     loaded = await store.load(key)
     named = sorted({*ids, *loaded.recent, *loaded.verbs.cancelled, *(entry.message_id for entry in loaded.inbox)})
+    # Asked at once: a store answers what it is asked together in one way there and back.
+    summary, backlog, messages, promises, history, waiting, records, begun = await asyncio.gather(
+        store.summary(key),
+        store.session_backlog(key),
+        store.messages(0, key.path, None, 1_000),
+        store.promises(key.path, None, 1_000, settled=True),
+        store.history(key, None, 1_000),
+        asyncio.gather(*(store.waiting(key, id_) for id_ in named)),
+        asyncio.gather(*(store.record(key, id_) for id_ in named)),
+        # A start that was counted already counts nothing, and shows envelope and journal.
+        asyncio.gather(*(begin_again(store, owner, key, entry) for entry in loaded.inbox)),
+    )
     return Seen(
         # What has no order of its own is put into one.
         replace(loaded, recent=sorted(loaded.recent)),
-        await store.summary(key),
-        {id_: await store.waiting(key, id_) for id_ in named},
-        {id_: await store.record(key, id_) for id_ in named},
-        # A start that was counted already counts nothing, and shows envelope and journal.
-        {entry.number: await begin_again(store, owner, key, entry) for entry in loaded.inbox},
-        await store.session_backlog(key),
-        [(entry, fate) for other, entry, fate in await store.messages(0, key.path, None, 1_000) if other == key],
-        [made for _, other, made in await store.promises(key.path, None, 1_000, settled=True) if other == key],
-        await store.history(key, None, 1_000),
+        summary,
+        dict(zip(named, waiting, strict=True)),
+        dict(zip(named, records, strict=True)),
+        dict(zip((entry.number for entry in loaded.inbox), begun, strict=True)),
+        backlog,
+        [(entry, fate) for other, entry, fate in messages if other == key],
+        [made for _, other, made in promises if other == key],
+        history,
     )
 
 
