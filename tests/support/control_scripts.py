@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from support.side_by_side import IDS, KEYS, OPEN, REMINDED, Asker, SideBySide
-from support.state_stores import DEAD, EXPIRED, MovedTime
+from support.state_stores import DEAD, EXPIRED
 
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.state.port import Attempt, Control, Due, Entry, Owner, Promise, Reminder, Settlement, StateStore
@@ -110,9 +110,7 @@ class ControlScripts(SideBySide):
 
     async def _due(self, store: StateStore, owner: Owner, busy: Sequence[SessionKey]) -> Due:
         due = await store.due(owner, busy)
-        # Where clocks go on between the two, only so far apart
-        nearly = None if due.following is None else round(due.following / 100)
-        return Due(sorted(due.sessions, key=lambda key: key.path), nearly)
+        return Due(sorted(due.sessions, key=lambda key: key.path), due.following)
 
     @rule(
         key=keys,
@@ -136,10 +134,8 @@ class ControlScripts(SideBySide):
 
     @rule(seconds=st.sampled_from([30.0, 100.0, 1_000.0, 8_000.0]))
     def time_passes(self, seconds: float) -> None:
-        """For stores that go by a clock that can be moved."""
-        if isinstance(self.time, MovedTime):
-            self.runner.run(self.time.pass_(seconds))
-            self.now += seconds
+        self.time.advance(seconds)
+        self.now += seconds
 
     # --- values
 

@@ -1,5 +1,5 @@
-/* Preloaded into a program: its clock is as many seconds ahead as the file CLOCK_AHEAD says at that moment. How long
- * things take, which it measures with another clock, stays as it is. */
+/* Preloaded into a program: its clock is as many seconds ahead as the file CLOCK_AHEAD says at that moment, or, where
+ * that says `at` and a time, stands there. How long things take, which it measures with another clock, stays as it is. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +16,12 @@ int clock_gettime(clockid_t clock, struct timespec *now)
     if (syscall(SYS_clock_gettime, clock, now) != 0)
         return -1;
     if (clock == CLOCK_REALTIME && (said = fopen(getenv("CLOCK_AHEAD"), "r"))) {
-        if (fscanf(said, "%lf", &ahead) != 1)
-            ahead = 0;
+        if (fscanf(said, "at %lf", &time) != 1) {
+            if (fscanf(said, "%lf", &ahead) != 1)
+                ahead = 0;
+            time = now->tv_sec + now->tv_nsec / 1e9 + ahead;
+        }
         fclose(said);
-        time = now->tv_sec + now->tv_nsec / 1e9 + ahead;
         now->tv_sec = (time_t)time;
         now->tv_nsec = (long)((time - (double)now->tv_sec) * 1e9);
     }

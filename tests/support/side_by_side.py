@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, initialize
-from support.state_stores import CANCELLED, DONE, REJECTED, SKIPPED, MovedTime, Seen, opening, seen, time_of
+from support.state_stores import CANCELLED, DONE, REJECTED, SKIPPED, MovedTime, Seen, opening, seen
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
@@ -60,6 +60,8 @@ class SideBySide(RuleBasedStateMachine):
 
     durable: str
     """Name of the store beside memory's."""
+    time: MovedTime
+    """The clock of both, which nothing but the machine moves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +69,6 @@ class SideBySide(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         self.directory = Path(self.stack.enter_context(TemporaryDirectory()))
         self.fence = Owner(0, 1, "worker-1")
-        self.time = time_of(self.durable)
         self.now = self.time.now()
         self.started = self.now
         self.moments = 0
@@ -174,9 +175,12 @@ class SideBySide(RuleBasedStateMachine):
     def see(self) -> dict[SessionKey, Seen]:
         async def all_of(store: StateStore) -> tuple[dict[SessionKey, Seen], Backlog, Claimed]:
             each = await asyncio.gather(*(seen(store, key, ids=IDS, owner=self.fence) for key in KEYS))
-            sessions = {key: self.comparable(session) for key, session in zip(KEYS, each, strict=True)}
             claimed = await store.claim(self.fence)
-            return sessions, await store.backlog(0), Claimed(_ordered(claimed.due), _ordered(claimed.verbs))
+            return (
+                dict(zip(KEYS, each, strict=True)),
+                await store.backlog(0),
+                Claimed(_ordered(claimed.due), _ordered(claimed.verbs)),
+            )
 
         async def of_both() -> list[tuple[dict[SessionKey, Seen], Backlog, Claimed]]:
             return [await all_of(store) for store in self.stores]
@@ -187,19 +191,6 @@ class SideBySide(RuleBasedStateMachine):
         counted = [session.backlog for session in sessions.values()]
         assert shard == Backlog(sum(each.messages for each in counted), sum(each.bytes for each in counted))
         return sessions
-
-    def comparable(self, session: Seen) -> Seen:
-        """Without what a store's own clock stamped, where stores have clocks of their own."""
-        if isinstance(self.time, MovedTime):
-            return session
-        stamped = (promise_pb2.PROMISE_STATE_RESOLVED, promise_pb2.PROMISE_STATE_REJECTED)
-        unstamped = [replace(made, settled=0.0) if made.state in stamped else made for made in session.promises]
-        by_id = {made.id: made for made in unstamped}
-        begun = {
-            number: None if each is None else replace(each, promises=[by_id[made.id] for made in each.promises])
-            for number, each in session.begun.items()
-        }
-        return replace(session, promises=unstamped, begun=begun)
 
     def owner(self, asker: Asker, entry: Entry | None = None) -> Owner:
         epoch = self.fence.epoch

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from support import redis_server
 from support.fake_clock import FakeClock
+from support.moved_clock import MovedClock
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
@@ -76,6 +77,19 @@ class MovedTime(FakeClock):
         self.advance(seconds)
 
 
+class ServerTime(MovedTime):
+    """The same of a Redis of the test's own, which was started with this clock."""
+
+    def __init__(self, server: redis_server.RedisServer, clock: MovedClock) -> None:
+        super().__init__(NOW)
+        self.server, self._clock = server, clock
+        clock.stop_at(NOW)
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self._clock.stop_at(self.now())
+
+
 class RealTime:
     """Of a store that has a clock of its own: keep waits short."""
 
@@ -102,9 +116,10 @@ def _sqlite(directory: Path, clock: FakeClock | None) -> AbstractAsyncContextMan
     return SqliteStateStore.opened(file, clock)
 
 
-def _redis(directory: Path, _: FakeClock | None) -> AbstractAsyncContextManager[StateStore]:
+def _redis(directory: Path, clock: FakeClock | None) -> AbstractAsyncContextManager[StateStore]:
     """A directory of Redis' is a prefix."""
-    return connected(redis_server.shared().url(prefix=str(directory)))
+    server = clock.server if isinstance(clock, ServerTime) else redis_server.shared()
+    return connected(server.url(prefix=str(directory)))
 
 
 @asynccontextmanager
@@ -230,16 +245,20 @@ async def seen(store: StateStore, key: SessionKey = KEY, *, ids: tuple[str, ...]
     loaded = await store.load(key)
     named = sorted({*ids, *loaded.recent, *loaded.verbs.cancelled, *(entry.message_id for entry in loaded.inbox)})
     # Asked at once: a store answers what it is asked together in one way there and back.
-    summary, backlog, messages, promises, history, waiting, records, begun = await asyncio.gather(
-        store.summary(key),
-        store.session_backlog(key),
-        store.messages(0, key.path, None, 1_000),
-        store.promises(key.path, None, 1_000, settled=True),
-        store.history(key, None, 1_000),
-        asyncio.gather(*(store.waiting(key, id_) for id_ in named)),
-        asyncio.gather(*(store.record(key, id_) for id_ in named)),
-        # A start that was counted already counts nothing, and shows envelope and journal.
-        asyncio.gather(*(begin_again(store, owner, key, entry) for entry in loaded.inbox)),
+    (summary, backlog, messages, promises, history), (waiting, records, begun) = await asyncio.gather(
+        asyncio.gather(
+            store.summary(key),
+            store.session_backlog(key),
+            store.messages(0, key.path, None, 1_000),
+            store.promises(key.path, None, 1_000, settled=True),
+            store.history(key, None, 1_000),
+        ),
+        asyncio.gather(
+            asyncio.gather(*(store.waiting(key, id_) for id_ in named)),
+            asyncio.gather(*(store.record(key, id_) for id_ in named)),
+            # A start that was counted already counts nothing, and shows envelope and journal.
+            asyncio.gather(*(begin_again(store, owner, key, entry) for entry in loaded.inbox)),
+        ),
     )
     return Seen(
         # What has no order of its own is put into one.
