@@ -193,6 +193,15 @@ async def test_the_same_again_lays_to_rest_and_no_more(store: StateStore) -> Non
     assert await at_rest(store)
 
 
+async def test_a_pause_of_another_message_lays_nothing_to_rest(store: StateStore) -> None:
+    await place(store, entry(1))
+    await store.control(KEY, pause("other"))
+
+    assert await store.suspend(OWNER, KEY, entry(1, "other"), b"")
+
+    assert not await at_rest(store)
+
+
 async def test_what_was_paused_before_it_began_is_laid_to_rest(store: StateStore) -> None:
     await place(store, entry(1), entry(2))
     await store.control(KEY, pause())

@@ -214,8 +214,9 @@ def suspending(entry: Entry, found: Found, *, pending: bool) -> Suspending:
         return Suspending.GOES_ON
     if waits is None or not has_ended(waits, entry.attempts):
         return Suspending.PLACED
-    # What was put back otherwise awaits nothing that would take the session from rest.
-    return Suspending.RESTS if entry.awaits in ((), waits.awaits) else Suspending.OVER
+    # What was put back otherwise, or is another message, awaits nothing that would take the session from rest.
+    same = waits.message_id == entry.message_id and entry.awaits in ((), waits.awaits)
+    return Suspending.RESTS if same else Suspending.OVER
 
 
 def suspended(entry: Entry) -> Entry:
