@@ -2,14 +2,14 @@
 NAME`. Each takes away one thing that the product does against loss or repetition.
 
 All were found within 90 s, by `--sessions 40 --rate 40 --pace 2`, most by any seed in the first half minute. Those that
-need a crash between two certain steps want a seed that has it early: 4482 (a worker kills itself at `outbox.after`) for
-"strikes before it publishes", 142 (RabbitMQ is killed again and again) for "confirms before the broker has it" and "keeps
-what a turn sends in memory".
+need a crash between two certain steps want a seed that has it early: 4482 (a worker kills itself at `outbox.after`)
+for "strikes before it publishes", 142 (RabbitMQ is killed again and again) for "confirms before the broker has it" and
+"keeps what a turn sends in memory".
 
 Two more were tried, and are shown elsewhere, since what one layer lets through another one stops:
 
-- No fence: versions, attempts and counted starts refuse a former owner nearly all that the fence does. Rule "fence" of the
-  simulation, and `tests/contract/test_state_store_fence.py`.
+- No fence: versions, attempts and counted starts refuse a former owner nearly all that the fence does. Rule "fence" of
+  the simulation, and `tests/contract/test_state_store_fence.py`.
 - Publishing what a turn sends before its commit: the turn runs again and sends the same under the same ids.
   `tests/contract/test_turns_outbox.py`.
 """
