@@ -9,6 +9,7 @@ from support.hosting import Backends, Gate, Scripted, until
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.actors.behaviour import TurnContext
+from troupe.dataplane.actors.outcome import MAX_STARTS
 from troupe.v1 import turn_pb2
 
 CALLS = ("one", "two")
@@ -163,7 +164,7 @@ async def test_a_worker_that_dies_in_between_leaves_the_rest_to_the_next(backend
 
 
 @pytest.mark.parametrize("how", ["raises", "hangs"])
-async def test_what_fails_is_logged_and_the_message_is_cancelled_all_the_same(backends: Backends, how: str) -> None:
+async def test_what_fails_is_listed_and_the_message_is_cancelled_all_the_same(backends: Backends, how: str) -> None:
     undoing = Undoing()
 
     async def fail(turn: TurnContext) -> None:
@@ -177,7 +178,33 @@ async def test_what_fails_is_logged_and_the_message_is_cancelled_all_the_same(ba
         await undoing.gate.entered.wait()
         undoing.script.deadline = 0.1
         await worker.control("CANCEL", "m")
-        assert (await worker.end_of("m")).fate == turn_pb2.FATE_CANCELLED
+        end = await worker.end_of("m")
+        assert (end.fate, end.error.reason) == (turn_pb2.FATE_CANCELLED, "CANCELLED")
+        (letter,) = await letters(worker.real_broker)
+        assert (letter.message_id, letter.reason, letter.error) == ("m", "NOT_COMPENSATED", end.error.message)
+        assert {"raises": "no way back", "hangs": "TimeoutError"}[how] in letter.error
+        assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+
+
+async def test_what_kills_its_workers_is_listed_and_not_taken_back(backends: Backends) -> None:
+    undoing = Undoing()
+    undoing.last.open.clear()
+    for died in range(MAX_STARTS + 1):
+        undoing.last.entered.clear()
+        async with backends.worker(undoing.script) as worker:
+            if died == 0:
+                await worker.send("calls", message_id="m")
+                await undoing.gate.entered.wait()
+                await worker.control("CANCEL", "m")
+            await undoing.last.entered.wait()
+            await worker.kill()
+    async with backends.worker(undoing.script) as worker:
+        end = await worker.end_of("m")
+        assert end.fate == turn_pb2.FATE_CANCELLED
+        (letter,) = await letters(worker.real_broker)
+        assert (letter.message_id, letter.reason, letter.error) == ("m", "NOT_COMPENSATED", end.error.message)
+        assert f"started {MAX_STARTS} times and never ended" in letter.error
+        assert undoing.taken_back == ["two"]
         assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
 
 

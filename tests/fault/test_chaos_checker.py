@@ -293,6 +293,18 @@ def test_nobody_need_have_heard_of_the_last_call_nor_who_settled_first() -> None
     assert check(replace(found, calls=calls)).broken == []
 
 
+def test_what_was_not_taken_back_is_listed() -> None:
+    found = history()
+    calls = [call for call in found.calls if not call.key.endswith("undone")]
+    letters = [*found.letters, Letter("s", "c.s.8", "NOT_COMPENSATED")]
+
+    verdict = check(replace(found, calls=calls, letters=letters))
+
+    assert (verdict.broken, verdict.left) == ([], 1)
+    assert "took back []" in check(replace(found, calls=calls)).broken[0]
+    assert not check(replace(takes_the_oldest_back_first(history()), letters=letters)).holds
+
+
 def test_order_is_not_asked_of_what_was_redriven() -> None:
     found = reorders(history())
     found.sent[0].answers[:] = [Answer("DEAD", "WORKER_KILLED")]

@@ -89,6 +89,7 @@ def summary(it: Storm) -> Table:
         ("unknown", it.verdict.unknown),
         ("given up, as they must", it.verdict.given_up),
         ("cancelled", f"{it.verdict.cancelled}, {it.verdict.taken_back} calls taken back"),
+        ("listed, as not taken back", it.verdict.left),
         ("paused and resumed", it.verdict.paused),
         ("rejected, as they asked", it.verdict.rejected),
         ("rules broken", len(it.verdict.broken)),

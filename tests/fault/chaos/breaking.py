@@ -1,5 +1,18 @@
 """Ways to break the product on purpose, so that it can be seen whether a storm shows it: `python -m fault.chaos --break
-NAME`. Each takes away one thing that the product does against loss or repetition."""
+NAME`. Each takes away one thing that the product does against loss or repetition.
+
+All were found within 90 s, by `--sessions 40 --rate 40 --pace 2`, most by any seed in the first half minute. Those that
+need a crash between two certain steps want a seed that has it early: 4482 (a worker kills itself at `outbox.after`)
+for "strikes before it publishes", 142 (RabbitMQ is killed again and again) for "confirms before the broker has it" and
+"keeps what a turn sends in memory".
+
+Two more were tried, and are shown elsewhere, since what one layer lets through another one stops:
+
+- No fence: versions, attempts and counted starts refuse a former owner nearly all that the fence does. Rule "fence" of
+  the simulation, and `tests/contract/test_state_store_fence.py`.
+- Publishing what a turn sends before its commit: the turn runs again and sends the same under the same ids.
+  `tests/contract/test_turns_outbox.py`.
+"""
 
 import shutil
 import sys
@@ -27,10 +40,6 @@ BREAKS: Final[dict[str, tuple[Change, ...]]] = {
             "                each.ack()\n                afterwards = await self._runner.run(each,",
         ),
     ),
-    "no fence": (
-        Change("state/redis/lua/fence.lua", "  if owner.epoch > fence.epoch or (", "  if true or ("),
-        Change("state/redis/lua/fence.lua", "  if owner.epoch > fence.epoch then", "  if true then"),
-    ),
     "no message ids": (
         Change("actors/runner.py", "        if not self._memory.may_have_record(turn.message_id):", "        if True:"),
         Change("state/redis/lua/commit.lua", "if done and is_final(found.fate) then", "if false then"),
@@ -52,14 +61,7 @@ BREAKS: Final[dict[str, tuple[Change, ...]]] = {
             "        refusals = await _publish(world, sending)\n",
         ),
     ),
-    "publishes what a turn sends before its commit": (
-        Change(
-            "actors/settle.py",
-            "        records = [self._record(turn, status)",
-            "        envelope = type(self.turn.envelope)\n"
-            "        await self.world.broker.publish_many([envelope.FromString(one.envelope) for one in sent])\n"
-            "        records = [self._record(turn, status)",
-        ),
+    "keeps what a turn sends in memory": (
         Change("actors/settle.py", "            outbox=sent,\n", "            outbox=(),\n"),
     ),
     "no sequence numbers": (

@@ -10,6 +10,7 @@ from fault.chaos.operations import UNORDERED, Applied, Kind, Reply, from_reminde
 from fault.chaos.recorder import Call
 
 UNKNOWN: Final = "UNKNOWN_OUTCOME"
+NOT_COMPENSATED: Final = "NOT_COMPENSATED"
 CLOCK: Final = 0.01
 """Seconds by which times that are rounded may differ."""
 
@@ -28,6 +29,8 @@ class Verdict:
     cancelled: int = 0
     taken_back: int = 0
     """Calls of those that were cancelled."""
+    left: int = 0
+    """Cancelled, and listed as dead letters because not all was taken back."""
     rejected: int = 0
     paused: int = 0
     """Held up by a PAUSE, until they were resumed."""
@@ -174,7 +177,7 @@ class _Check:
 
     def _undone(self, sent: Sent) -> None:
         """What it called was taken back where it was cancelled, newest first, and nowhere else. Of the last call nobody
-        may have heard the result."""
+        may have heard the result. Where it went on killing its workers the rest is listed for a person."""
         keys = [key_of(sent.message_id, step) for step in range(sent.operation.steps)]
         called = [key for key in keys if self._calls[key]]
         back = sorted((calls[0].number, key) for key in called if (calls := self._calls[undone(key)]))
@@ -185,7 +188,10 @@ class _Check:
                 self._broken(sent, f"was not cancelled, and {in_order} were taken back")
             return
         self._verdict.taken_back += len(back)
-        if in_order not in (called[::-1], called[-2::-1]):
+        listed = NOT_COMPENSATED in self._reasons[sent.message_id]
+        self._verdict.left += listed
+        whole = (called[::-1], called[-2::-1])
+        if in_order not in whole and not (listed and any(in_order == all_[: len(back)] for all_ in whole)):
             self._verdict.lost += 1
             self._broken(sent, f"was cancelled, called {called} and took back {in_order}")
 

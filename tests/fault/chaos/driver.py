@@ -31,6 +31,8 @@ LONGEST: Final = 90.0
 """Seconds within which all comes to its end once nothing befalls the fleet any more; what has not is lost."""
 QUIET: Final = 20.0
 """Seconds for which nothing more comes to a session after which what is on its way to it is lost."""
+SHORT: Final = 3.0
+"""Seconds that each further one has, once one had none: there may be many, and what one hides is not to be lost too."""
 AT_ONCE: Final = 50
 """Clients that ask for ends when all is over."""
 INNOCENT: Final = "WORKER_KILLED"
@@ -194,10 +196,13 @@ class Driver:
         return State()
 
     async def _ended(self, some: Sequence[Sent]) -> None:
-        with suppress(TimeoutError):
-            for one in some:
-                async with asyncio.timeout(QUIET):
+        within = QUIET
+        for one in some:
+            try:
+                async with asyncio.timeout(within):
                     one.end = await self.client.end(one.session, one.message_id)
+            except TimeoutError:
+                within = SHORT
 
     async def _list(self, letters: dict[str, Letter]) -> list[str]:
         """Note all that stand in the pool; the ids of those that are to be redriven."""

@@ -65,6 +65,9 @@ IN_BATCHES: Final = (Kind.NOTE, Kind.SEND, Kind.LATER, Kind.EAGER)
 """What a turn that takes a batch can do."""
 STEPS: Final = {Kind.CALL: (1, 3), Kind.CHARGE: (1, 1), Kind.PAUSE: (3, 6), Kind.CANCEL: (3, 6)}
 """The fewest and the most calls that it makes."""
+SECONDS: Final = {Kind.PAUSE: (0.05, 0.15), Kind.CANCEL: (0.05, 0.15), Kind.CHARGE: (0.0, 0.0, 0.02, 0.2, 1.5)}
+"""How long its attempts may take. Some charges take so long that a worker which was stopped and another one, which has
+its shard by then, are both about to make them."""
 UNORDERED: Final = " later"
 """What the name of a sender ends with whose messages have no order."""
 
@@ -103,7 +106,7 @@ def drawn(dice: Random, kind: Kind, sender: str, number: int, sessions: list[str
         sender,
         number,
         kind,
-        seconds=dice.choice((0.05, 0.15) if kind in (Kind.PAUSE, Kind.CANCEL) else (0.0, 0.0, 0.0, 0.02, 0.2)),
+        seconds=dice.choice(SECONDS.get(kind, (0.0, 0.0, 0.0, 0.02, 0.2))),
         fails=dice.choice(fails),
         targets=tuple(dice.choice(sessions) for _ in range(2)) if kind is Kind.SEND else (),
         steps=dice.randint(*STEPS.get(kind, (0, 0))),

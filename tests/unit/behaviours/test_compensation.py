@@ -6,6 +6,7 @@ import pytest
 from support.acting import acting, receiving
 from support.attempts import Attempts
 
+from troupe.dataplane.actors.behaviour import NotCompensated
 from troupe.dataplane.behaviours.actor_context import ActorContext
 from troupe.dataplane.state.port import CancelRecorded
 from troupe.dataplane.tools.tool import tool
@@ -71,7 +72,8 @@ async def cancelled(attempts: Attempts, receive: Any = three) -> None:
 async def test_calls_are_taken_back_newest_first_with_what_they_were_given_and_returned() -> None:
     attempts = Attempts()
     await cancelled(attempts)
-    await behaviour(attempts).compensate(attempts.begun())
+    with pytest.raises(NotCompensated, match=r"taken back: book \(call book/.*\): TOOL_FAILED: .*stuck; see to that"):
+        await behaviour(attempts).compensate(attempts.begun())
     assert DONE == ["release rose n-rose", "tear hello noted", "release stuck n-stuck"]
     assert [starts for _, starts, compensates in attempts.writes[6:] if compensates] == [True] * 3
     assert attempts.shown[0].startswith("→ compensation/book/")
@@ -81,7 +83,8 @@ async def test_what_was_taken_back_is_not_taken_back_again() -> None:
     attempts = Attempts()
     await cancelled(attempts)
     for _ in range(2):
-        await behaviour(attempts).compensate(attempts.begun())
+        with pytest.raises(NotCompensated, match="it is stuck"):
+            await behaviour(attempts).compensate(attempts.begun())
     assert len(DONE) == 3
 
 
@@ -92,7 +95,8 @@ async def test_a_compensation_that_left_no_result_runs_again_only_where_it_is_id
     for _ in range(2):
         with pytest.raises(OSError, match="the worker dies"):
             await behaviour(attempts).compensate(attempts.begun())
-    await behaviour(attempts).compensate(attempts.begun())
+    with pytest.raises(NotCompensated, match=r"an attempt that ended before its result.*it is stuck"):
+        await behaviour(attempts).compensate(attempts.begun())
     assert DONE == ["release rose n-rose", "tear hello noted", "tear hello noted", "release stuck n-stuck"]
 
 
@@ -127,6 +131,7 @@ async def test_a_compensation_that_its_tool_cannot_take_is_not_tried_again_and_t
 
     attempts = Attempts()
     await cancelled(attempts)
-    await behaviour(attempts, compensations={"book": release, "note": wrong}).compensate(attempts.begun())
+    with pytest.raises(NotCompensated, match=r"note .*INVALID_ARGUMENTS"):
+        await behaviour(attempts, compensations={"book": release, "note": wrong}).compensate(attempts.begun())
     assert DONE == ["release rose n-rose", "release stuck n-stuck"]
     assert any(step.startswith("result/compensation/note") for step in attempts.kept)

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Never, Protocol
+from typing import Any, ClassVar, Final, Never, Protocol
+
+from google.rpc import code_pb2
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.retry import RetryPolicy
+from troupe.chassis.errors import TroupeError
 from troupe.chassis.ledger import Ledger
 from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.state.port import Promise
@@ -117,6 +120,23 @@ class TurnResult:
     """By name."""
 
 
+MAX_WHY: Final = 1000
+"""Characters that are kept of why something was not taken back."""
+
+
+class NotCompensated(TroupeError):
+    """A message was cancelled, and something that it did stays: a person is to see to it. Reason NOT_COMPENSATED."""
+
+    code: ClassVar[int] = code_pb2.ABORTED
+
+    def __init__(self, message_id: str, why: str) -> None:
+        super().__init__(
+            "NOT_COMPENSATED",
+            f"message {message_id} was cancelled, and not all that it did was taken back: {why[:MAX_WHY]}; see to that "
+            "by hand",
+        )
+
+
 class Behaviour(Protocol):
     """One Agent or Actor of one revision. Immutable: turns in flight keep theirs."""
 
@@ -151,6 +171,6 @@ class Behaviour(Protocol):
 
     async def compensate(self, turn: TurnContext) -> None:
         """Take back what the turn's journaled calls have done, newest first: a CANCEL has ended it. Each compensation
-        is journaled, and done once. Cancelled at the deadline, by a KILL, and when the worker stops; what it raises is
-        logged, and the message is cancelled all the same."""
+        is journaled, and done once. Cancelled at the deadline, by a KILL, and when the worker stops. Whatever it
+        raises, the message is cancelled; a dead letter says what was not taken back."""
         ...

@@ -6,6 +6,7 @@ import functools
 import structlog
 
 from troupe.broker.addressing import SessionKey
+from troupe.dataplane.actors.behaviour import NotCompensated
 from troupe.dataplane.actors.outcome import MAX_STARTS, cause_of, context_of, said, where
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
@@ -16,15 +17,15 @@ log = structlog.get_logger()
 
 async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, loaded: Loaded) -> bool:
     """Let the behaviour take back what the turn's journal says that it did, if it says anything and nobody asked for a
-    KILL. What goes wrong is logged: the message is cancelled all the same. False where this is not to begin any more,
-    because the session is handed over. Raises Fenced."""
+    KILL. False where this is not to begin any more, because the session is handed over. Raises Fenced, and
+    NotCompensated where not all is taken back, and will not be: also where it kills its workers."""
     behaviour = world.behaviour(key)
     if not turn.journal or turn.killed:
         return True
     if behaviour is None or turn.entry.starts >= MAX_STARTS:
-        why = "no revision knows its target" if behaviour is None else "it was started too often without an end"
-        log.warning("cancelled turn not compensated", session=str(key), message=turn.message_id, why=why)
-        return True
+        starts = turn.entry.starts
+        why = "no revision knows its target" if behaviour is None else f"it was started {starts} times and never ended"
+        raise NotCompensated(turn.message_id, why)
     if not turn.start():
         return False
     turn.compensates = True
@@ -42,6 +43,8 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
                 raise fenced from None
             case CancelRecorded(kill=True):
                 log.info("compensations killed", session=str(key), message=turn.message_id)
+            case NotCompensated() as failed:
+                raise failed from None
             case cause:
                 log.warning(
                     "compensations of a cancelled turn failed",
@@ -51,6 +54,7 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
                     error=said(cause),
                     where=where(cause),
                 )
+                raise NotCompensated(turn.message_id, said(cause)) from None
     finally:
         turn.has_acted(world.clock.monotonic())
         if turn.abandoned:

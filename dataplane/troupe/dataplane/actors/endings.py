@@ -41,13 +41,15 @@ def stored(status: MessageStatus) -> Completed | Failed:
     return Failed(fate=status.fate, error=status.error, ledger=status.ledger, stored=True)
 
 
-def cancelled_record(key: SessionKey, message_id: str, digest: bytes, attempts: int, now: float) -> Record:
+def cancelled_record(
+    key: SessionKey, message_id: str, digest: bytes, attempts: int, now: float, said: str = "the message was cancelled"
+) -> Record:
     """How a cancelled message ends."""
     status = MessageStatus(
         session=key.ref(),
         message_id=message_id,
         fate=turn_pb2.FATE_CANCELLED,
-        error=CancelRecorded("CANCELLED", "the message was cancelled").detail(),
+        error=CancelRecorded("CANCELLED", said).detail(),
         attempts=attempts,
         settled_at=timestamp(now),
     )

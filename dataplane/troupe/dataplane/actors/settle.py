@@ -10,12 +10,13 @@ import structlog
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.metrics import bounded
+from troupe.broker.port import DeadLetter
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Aborted, TroupeError
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds, timestamp
 from troupe.dataplane.actors import metrics
-from troupe.dataplane.actors.behaviour import Behaviour, TurnResult
+from troupe.dataplane.actors.behaviour import Behaviour, NotCompensated, TurnResult
 from troupe.dataplane.actors.compensation import compensate
 from troupe.dataplane.actors.endings import cancelled_record, refused, stored
 from troupe.dataplane.actors.letters import letter_of
@@ -222,11 +223,8 @@ class _Settling:
 
     async def give_up(self, fate: Fate.ValueType, error: TroupeError, behaviour: Behaviour | None) -> Settled:
         """A dead letter, confirmed; then the record; then (by the caller) the ack. In that order."""
-        turn, now = self.turn, self.world.clock.now()
-        letter = letter_of(self.key, turn, error, worker_id=self.world.worker_id, behaviour=behaviour, now=now)
-        turn.waits_for = BROKER
-        await self.world.persist("dead letter", lambda: self.world.broker.dead_letter(letter))
-        turn.waits_for = STORE
+        turn = self.turn
+        letter = await self._dead_letter(error, behaviour)
         status = self._status(turn, fate)
         status.failures += behaviour is not None
         status.error.CopyFrom(error.detail())
@@ -256,10 +254,15 @@ class _Settling:
         return Resting(entry)
 
     async def cancelled(self) -> Settled | Conflict:
-        if not await compensate(self.world, self.owner, self.key, self.turn, self.loaded):
-            return Conflict()
+        turn, said = self.turn, "the message was cancelled"
+        try:
+            if not await compensate(self.world, self.owner, self.key, turn, self.loaded):
+                return Conflict()
+        except NotCompensated as failed:
+            await self._dead_letter(failed, self.world.behaviour(self.key))
+            said = str(failed)
         record = cancelled_record(
-            self.key, self.turn.message_id, self.turn.entry.digest, self.turn.attempts, self.world.clock.now()
+            self.key, turn.message_id, turn.entry.digest, turn.attempts, self.world.clock.now(), said
         )
         version = await self._commit(self._commit_of(record))
         error = MessageStatus.FromString(record.status).error
@@ -319,6 +322,14 @@ class _Settling:
     async def _put_back(self, turn: Turn, entry: Entry) -> None:
         body = turn.envelope.SerializeToString()
         await self.world.persist("retry", lambda: self.world.store.retry(self.owner, self.key, entry, body))
+
+    async def _dead_letter(self, error: TroupeError, behaviour: Behaviour | None) -> DeadLetter:
+        turn, now = self.turn, self.world.clock.now()
+        letter = letter_of(self.key, turn, error, worker_id=self.world.worker_id, behaviour=behaviour, now=now)
+        turn.waits_for = BROKER
+        await self.world.persist("dead letter", lambda: self.world.broker.dead_letter(letter))
+        turn.waits_for = STORE
+        return letter
 
     def _commit_of(self, record: Record | None) -> TurnCommit:
         return TurnCommit(
