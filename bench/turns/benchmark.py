@@ -17,14 +17,14 @@ from bench.turns import fleet, load, one_process, restate
 from bench.turns.load import Load
 
 INCLUDES = f"""\
-Included: in one process, {one_process.MESSAGES:,} waiting messages, of which each is consumed, changes a state in Redis
-(every write on disk before its answer), sends one message to another quorum queue, confirmed, and is acked; the bare
-loop does the same operations without streams, records, an inbox, an outbox or fences. End to end, a native client asks
-counters and waits: the message is accepted durably, the count read, raised and committed, the caller has the answer.
-Client, servers and workers share this machine. Ours by gRPC from ghz, over {load.CONNECTIONS} connections to each
-worker; Restate's virtual objects by HTTP from wrk; as many requests under way as there are counters. Restate: its
-server as it comes, which writes to disk before it answers, its SDK served by hypercorn with uvloop, with as many
-processes as we have workers.
+Included: in one process, {one_process.MESSAGES:,} waiting messages, of which each is consumed, changes a state in
+Redis (every write on disk before its answer), sends one message to another quorum queue, confirmed, and is acked; the
+bare loop gives the same with two scripts and a callback for each step, and has no inbox, verbs, promises or retries.
+End to end, a native client asks counters and waits: the message is accepted durably, the count read, raised and
+committed, the caller has the answer. Client, servers and workers share this machine. Ours by gRPC from ghz, over
+{load.CONNECTIONS} connections to each worker; Restate's virtual objects by HTTP from wrk; as many requests under way
+as there are counters. Restate: its server as it comes, which writes to disk before it answers, its SDK served by
+hypercorn with uvloop, with as many processes as we have workers.
 Not included: a network, TLS, credentials, replicas."""
 
 

@@ -1,7 +1,8 @@
 """Turns in one process: `python -m bench.turns.ours BROKER STATE MESSAGES`.
 
 A host works on half of the shards: each turn counts in its session's state and sends one message to a session of the
-other half, which nobody works on. A turn counts when it is committed and what it sent is confirmed.
+other half, which nobody works on. A turn counts when it is committed, the last one when all that was sent is confirmed
+and struck.
 """
 
 import asyncio
@@ -40,12 +41,14 @@ async def fill(broker: Broker, messages: int) -> None:
 
 
 async def main(broker_url: str, state_url: str, messages: int) -> None:
-    measured, last = meter.Consuming(messages), asyncio.Event()
+    measured, left, last = meter.Consuming(messages), iter(range(messages - 1)), asyncio.Event()
 
     def ended(ending: Ending) -> None:
         assert ending.latency is not None, "a turn did not come to its answer"
-        if measured.handled():
+        if next(left, None) is None:
             last.set()
+        else:
+            measured.handled()
 
     async with runtime.opened(broker_url, state_url) as (broker, store):
         await broker.declare(SHARDS)
@@ -54,6 +57,7 @@ async def main(broker_url: str, state_url: str, messages: int) -> None:
             await last.wait()
             while metrics.SENT._value.get() < messages:  # noqa: ASYNC110 - what is waited for is in the runtime
                 await asyncio.sleep(0.001)
+            measured.handled()
             depths = [await broker.depth(mailbox(shard)) for shard in OTHER]
             assert sum(depth.messages for depth in depths) == messages
     measured.report()

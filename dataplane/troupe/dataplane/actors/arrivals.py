@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from troupe.broker.addressing import SessionKey
 from troupe.broker.port import Delivery
 from troupe.chassis.clock import Clock
+from troupe.dataplane.actors.pace import Pace
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Entry, Owner, Placed
 from troupe.dataplane.state.schedule import entering
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
-
-PATIENCE = 0.05
-"""Seconds that an arrival may wait for its session before it is written to the inbox."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,16 +35,16 @@ class Arrival:
         turn.ledger.add(turn_pb2.LEDGER_CAUSE_MAILBOX_WAIT, self.at, clock.monotonic())
         return turn
 
-    @property
-    def patience(self) -> float:
+    def due(self, patience: float) -> float:
         """Clock.monotonic() when it is to be placed: what comes for later at once, as what refuses to wait."""
-        return self.at if self.entry.due or self.entry.rejection else self.at + PATIENCE
+        return self.at if self.entry.due or self.entry.rejection else self.at + patience
 
 
 class Arrivals:
     """In the order of deliveries. Those that are being placed come first, and nothing starts past them."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self._placing: list[Arrival] = []
         self._fresh: deque[Arrival] = deque()
 
@@ -80,7 +78,7 @@ class Arrivals:
 
     def due(self) -> float | None:
         """Clock.monotonic() when the next one is to be placed; None while some are being placed, or none is here."""
-        return self._fresh[0].patience if self._fresh and not self._placing else None
+        return self._fresh[0].due(self._pace.patience) if self._fresh and not self._placing else None
 
     def clear(self) -> None:
         """They are the broker's again."""

@@ -30,7 +30,7 @@ class Intake:
     ) -> None:
         self._key, self._owner, self._world, self._memory = key, owner, world, memory
         self._turn, self._outdated = turn, outdated
-        self.arrivals = Arrivals()
+        self.arrivals = Arrivals(world.pace)
 
     def admits(self, arrival: Arrival) -> bool:
         """Whether the arrival is to be kept: it may have an effect, and is not the message that runs."""

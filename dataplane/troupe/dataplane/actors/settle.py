@@ -345,8 +345,10 @@ class _Settling:
     async def _commit(self, commit: TurnCommit) -> int:
         began = self.world.clock.monotonic()
         version = await self.world.persist("commit", lambda: self.world.store.commit(self.owner, commit))
+        ended = self.world.clock.monotonic()
+        self.world.pace.committed(ended - began)
         for turn in self.turn.all:
-            turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, self.world.clock.monotonic())
+            turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, ended)
         fate = turn_pb2.FATE_SKIPPED if commit.record is None else commit.record.fate
         metrics.turns(fate).inc(1 + len(commit.companions))
         return version

@@ -32,8 +32,9 @@ if ARGV[10] == string.format('%d', FATE_DONE) and ARGV[18] == '' and not changed
         redis.call('SREM', JOURNALED, id)
         redis.call('DEL', journal_of(id))
       end
-      save(version + 1, tonumber(talk[2] or 0) + 1, {'stream:' .. stream, packed_position(position, now)})
-      send_from(19)
+      local fields = {'stream:' .. stream, packed_position(position, now)}
+      send_from(19, fields)
+      save(version + 1, tonumber(talk[2] or 0) + 1, fields)
       return accept(version + 1)
     end
     if not (inbox[1] or inbox[2] or fenced()) then
@@ -184,6 +185,6 @@ if changed('n') then
   fields[#fields + 1], fields[#fields + 2] = 'snapshot', ARGV[at]
   at = at + 1
 end
+send_from(at, fields)
 save(stood + 1, tonumber(talk[2] or 0) + 1, fields)
-send_from(at)
 return accept(stood + 1)

@@ -47,15 +47,21 @@ end
 
 -- From this argument on: target, sequence, stream and envelope of each message. OUTBOX holds for each number, `SEQUENCE
 -- STREAM`, what no broker has confirmed yet; its place is in the order of sending. How far each stream to a target has
--- come stands in TALK.
-local function send_from(first)
+-- come stands in TALK: it is among the fields that `save` is to set.
+local function send_from(first, fields)
+  if first > #ARGV then
+    return
+  end
+  local last, unsent = tonumber(redis.call('HGET', OUTBOX, 'last') or 0), {}
   for index = first, #ARGV, 4 do
     local target, sequence, stream = ARGV[index], tonumber(ARGV[index + 1]), ARGV[index + 2]
-    redis.call('HSET', OUTBOX, 'number:' .. ARGV[index + 1] .. ' ' .. stream, cmsgpack.pack({
-      place = redis.call('HINCRBY', OUTBOX, 'last', 1), target = target, envelope = ARGV[index + 3],
-      sequence = sequence, stream = stream,
-    }))
-    redis.call('HSET', TALK, 'sent:' .. target, cmsgpack.pack({sequence = sequence, stream = stream, at = tonumber(now)}))
-    redis.call('SADD', BUSY, path)
+    last = last + 1
+    unsent[#unsent + 1], unsent[#unsent + 2] = 'number:' .. ARGV[index + 1] .. ' ' .. stream, cmsgpack.pack({
+      place = last, target = target, envelope = ARGV[index + 3], sequence = sequence, stream = stream,
+    })
+    fields[#fields + 1], fields[#fields + 2] =
+      'sent:' .. target, cmsgpack.pack({sequence = sequence, stream = stream, at = tonumber(now)})
   end
+  redis.call('HSET', OUTBOX, 'last', last, unpack(unsent))
+  redis.call('SADD', BUSY, path)
 end

@@ -1,0 +1,26 @@
+"""How fast the store takes writes just now, and how long it is worth waiting for one's turn without one. Pure."""
+
+from typing import Final
+
+PATIENCE: Final = (0.05, 5.0)
+"""Seconds that an arrival may wait for its session before it is written to the inbox: at least, and at most."""
+WORTH: Final = 4
+"""Commits' time that it is better to wait: an arrival that is written and counted as started pays two more of them, and
+so does all behind it."""
+WEIGHT: Final = 1 / 16
+"""Of the newest commit."""
+
+
+class Pace:
+    """Of one worker. Where the store or the loop is what all wait for, writes to the inbox would hold them up more."""
+
+    def __init__(self) -> None:
+        self.patience = PATIENCE[0]
+        """In seconds."""
+        self._commit = 0.0
+
+    def committed(self, seconds: float) -> None:
+        """A commit took so long."""
+        self._commit += (seconds - self._commit) * WEIGHT
+        least, most = PATIENCE
+        self.patience = min(most, max(least, WORTH * self._commit))
