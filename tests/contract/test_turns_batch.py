@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from support.brokers import letters
-from support.hosting import Backends, Gate, Scripted, Worker, key, until
+from support.hosting import Backends, Worker, key, until
+from support.scripted_behaviour import Gate, Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import TroupeError

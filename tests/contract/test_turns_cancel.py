@@ -5,7 +5,8 @@ from contextlib import aclosing
 
 import pytest
 from support.brokers import letters
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import NotFound, Unavailable

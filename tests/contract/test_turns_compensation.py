@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 from support.brokers import letters
-from support.hosting import Backends, Gate, Scripted, until
+from support.hosting import Backends, until
+from support.scripted_behaviour import Gate, Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Unavailable

@@ -4,7 +4,8 @@ import asyncio
 import itertools
 from contextlib import aclosing
 
-from support.hosting import Backends, Listener, Scripted, key, until
+from support.hosting import Backends, Listener, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.v1.agent_pb2 import EventPosition

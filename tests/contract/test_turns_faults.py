@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from support.brokers import letters
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import NotFound, ResourceExhausted, Unavailable
 from troupe.dataplane.actors import actor as actor_module

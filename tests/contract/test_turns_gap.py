@@ -3,7 +3,8 @@
 import asyncio
 import time
 
-from support.hosting import Backends, Scripted, Worker, key, until
+from support.hosting import Backends, Worker, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.chassis.wire import timestamp
 from troupe.v1 import envelope_pb2, turn_pb2

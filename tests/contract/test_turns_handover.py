@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from support.brokers import letters
-from support.hosting import Backends, Scripted, Worker, until
+from support.hosting import Backends, Worker, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Unavailable

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import AlreadyExists
 from troupe.v1 import turn_pb2

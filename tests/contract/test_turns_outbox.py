@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from support.hosting import Backends, Scripted, Worker, key, until
+from support.hosting import Backends, Worker, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.port import NotSent
 from troupe.chassis.errors import TroupeError, Unavailable

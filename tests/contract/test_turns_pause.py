@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from support.hosting import Backends, Gate, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Gate, Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.dataplane.actors import host

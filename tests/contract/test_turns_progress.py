@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from support.hosting import Backends, Scripted, Worker, key, until
+from support.hosting import Backends, Worker, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import NotFound, Unavailable
 from troupe.dataplane.actors.behaviour import Send, TurnContext, TurnResult

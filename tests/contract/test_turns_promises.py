@@ -5,7 +5,8 @@ import functools
 import time
 
 import pytest
-from support.hosting import Backends, Gate, Scripted, Worker, key, until
+from support.hosting import Backends, Worker, key, until
+from support.scripted_behaviour import Gate, Scripted
 
 from troupe.chassis.errors import FailedPrecondition
 from troupe.dataplane.actors import host

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 from support.brokers import letters
-from support.hosting import Backends, Scripted, Worker, key, until
+from support.hosting import Backends, Worker, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition, Unavailable

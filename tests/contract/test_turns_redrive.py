@@ -4,7 +4,8 @@ import asyncio
 import time
 
 from support.brokers import letters
-from support.hosting import Backends, Scripted, Worker, until
+from support.hosting import Backends, Worker, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition

@@ -4,7 +4,8 @@ import time
 from dataclasses import replace
 
 from support.brokers import letters
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.wire import seconds

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 from support.brokers import letters
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition, ResourceExhausted, Unavailable

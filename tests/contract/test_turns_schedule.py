@@ -5,7 +5,8 @@ import time
 
 import pytest
 from support.fake_clock import FakeClock
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.actors import host, schedule

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.port import NotSent
 from troupe.chassis.errors import DeadlineExceeded, NotFound, ResourceExhausted, TroupeError, Unavailable

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 
 import pytest
-from support.hosting import Backends, Scripted, key, until
+from support.hosting import Backends, key, until
+from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.actors import actor as actor_module

@@ -3,7 +3,7 @@ backup, users, and workers that hang, refuse, drain, die and come back. See `fau
 
 import pytest
 from fault.simulation_control.rules import OFF
-from fault.simulation_control.world import simulate
+from fault.simulation_control.run import simulate
 
 SEEDS, CHUNK = 200, 25
 CAUGHT = {

@@ -13,7 +13,7 @@ from troupe.chassis.errors import Unavailable
 from troupe.chassis.ids import uuid7
 from troupe.controlplane.clients import Refused, WorkerClient
 from troupe.controlplane.packed import Packed
-from troupe.controlplane.placement import Member
+from troupe.controlplane.placement import Member, Placement
 from troupe.controlplane.reign import Reign, ReignTimes, Surroundings
 from troupe.controlplane.revisions import Summary
 from troupe.controlplane.status import FleetStatus
@@ -34,6 +34,9 @@ from troupe.v1.status_pb2 import (
     ShardStatus,
     StatusReport,
 )
+
+LEASE = 10.0
+"""Seconds of silence after which a worker is lost."""
 
 
 class Process:
@@ -266,3 +269,12 @@ async def settled() -> None:
     """Let every task run until it waits."""
     for _ in range(60):
         await asyncio.sleep(0)
+
+
+def owners(placement: Placement) -> dict[str, int]:
+    """Shards by the instance that owns them."""
+    counted: dict[str, int] = {}
+    for shard in placement.shards:
+        if shard is not None:
+            counted[shard.owner.instance_id] = counted.get(shard.owner.instance_id, 0) + 1
+    return counted

@@ -1,24 +1,21 @@
-"""Workers without gRPC: a host, its gateway and scripted behaviours over real back ends, to be killed and reopened."""
+"""Workers without gRPC: a host and its gateway over real back ends, to be killed and reopened."""
 
 import asyncio
 import inspect
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from troupe.broker import connect as brokers
 from troupe.broker.addressing import SessionKey
 from troupe.broker.memory import MemoryBroker
 from troupe.broker.port import Broker
-from troupe.broker.retry import RetryPolicy
 from troupe.chassis.clock import SystemClock
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.actor import Actor
-from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
+from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.endings import cancelled_record
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
@@ -30,22 +27,13 @@ from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
 from troupe.dataplane.state import connect as stores
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import (
-    RETENTION,
-    Control,
-    Loaded,
-    Owner,
-    Promise,
-    Settlement,
-    StateStore,
-)
+from troupe.dataplane.state.port import Control, Loaded, Owner, Settlement, StateStore
 from troupe.v1 import agent_pb2, envelope_pb2, promise_pb2
 from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest, Verb
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
 from troupe.v1.envelope_pb2 import Content, Envelope, Number
 from troupe.v1.turn_pb2 import Event
 
-Does = Callable[[TurnContext], Awaitable[str]]
 Hook = Callable[..., Awaitable[None]]
 
 SHARDS = 1
@@ -61,99 +49,6 @@ async def until(holds: Callable[[], object], timeout: float = 10.0) -> None:
     async with asyncio.timeout(timeout):
         while not holds():  # noqa: ASYNC110 - what is waited for is inside the code under test
             await asyncio.sleep(0.002)
-
-
-class Gate:
-    """A place in a turn where the test holds it."""
-
-    def __init__(self) -> None:
-        self.entered, self.open, self.left = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def __call__(self, turn: TurnContext) -> str:
-        self.entered.set()
-        try:
-            await self.open.wait()
-        finally:
-            self.left.set()
-        return "went through"
-
-
-@dataclass
-class Scripted:
-    """A Behaviour that does what the first word of a message says, and else answers with the message. The state is
-    all texts so far, each followed by `;`."""
-
-    does: dict[str, Does] = field(default_factory=dict)
-    promises_expire: float = 0.0
-    """Seconds since the epoch; 0: never."""
-    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(3, 0.01, 0.04))
-    deadline: float = 30.0
-    retention: float = RETENTION
-    max_batch: int = 1
-    takes_back: Callable[[TurnContext], Awaitable[None]] | None = None
-    revision_id: str = "revision-1"
-    generation: int = 1
-    started: list[str] = field(default_factory=list)
-    """`session: text` of each attempt."""
-    attempts: list[int] = field(default_factory=list)
-    effects: Counter[str] = field(default_factory=Counter)
-    """What steps did to the world outside."""
-    most_at_once: Counter[str] = field(default_factory=Counter)
-    _running: Counter[str] = field(default_factory=Counter)
-
-    def gate(self, word: str) -> Gate:
-        gate = self.does[word] = Gate()
-        return gate
-
-    def fails(self, word: str, error: Exception, times: int = 1_000_000) -> None:
-        """The first `times` attempts of messages that begin with this word end in an error like this one."""
-        left = times
-
-        async def fail(turn: TurnContext) -> str:
-            nonlocal left
-            left -= 1
-            if left >= 0:
-                raise error
-            return turn.message.content.text
-
-        self.does[word] = fail
-
-    async def run(self, turn: TurnContext) -> TurnResult:
-        session, text = turn.key.session, turn.message.content.text
-        self.started.append(f"{session}: {text}")
-        self.attempts.append(turn.attempt)
-        self._running[session] += 1
-        self.most_at_once[session] = max(self.most_at_once[session], self._running[session])
-        try:
-            do = self.does.get(text.split(" ")[0])
-            reply = text if do is None else await do(turn)
-        finally:
-            self._running[session] -= 1
-        return TurnResult(Content(text=reply), state=turn.state + f"{text};".encode(), delta=text.encode())
-
-    async def compensate(self, turn: TurnContext) -> None:
-        if self.takes_back is not None:
-            await self.takes_back(turn)
-
-    async def ask_outside(self, turn: TurnContext) -> str:
-        """Wait for the promise `answer`, and say what it came to."""
-        promise_id = f"{turn.message.id}/answer"
-        if promise_id not in turn.journal.promises:
-            made = Promise(promise_id, "answer", turn.message.id, time.time(), expires=self.promises_expire)
-            await turn.journal.keep({}, starts=True, promises=[made])
-        promise = turn.journal.promises[promise_id]
-        if promise.state == promise_pb2.PROMISE_STATE_OPEN:
-            await turn.suspend([promise_id])
-        return promise.value.decode() or promise_pb2.PromiseState.Name(promise.state)
-
-    async def steps(self, turn: TurnContext) -> str:
-        """Three journaled steps, each with an effect outside; an effect is not repeated once its result is kept."""
-        for step in ("one", "two", "three"):
-            if f"result/{step}" not in turn.journal.kept:
-                await turn.journal.keep({f"start/{step}": b""}, starts=True)
-                self.effects[f"{turn.message.id} {step}"] += 1
-                await turn.journal.keep({f"result/{step}": b"1"}, starts=False)
-        return "stepped"
 
 
 class Line:

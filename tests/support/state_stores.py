@@ -56,6 +56,8 @@ DONE, DEAD, EXPIRED = turn_pb2.FATE_DONE, turn_pb2.FATE_DEAD, turn_pb2.FATE_EXPI
 CANCELLED, SKIPPED, REJECTED = turn_pb2.FATE_CANCELLED, turn_pb2.FATE_SKIPPED, turn_pb2.FATE_REJECTED
 
 SHARDS = 1
+SOON = 0.2
+"""Seconds that tests of what is due wait in earnest where the store has a clock of its own."""
 
 Opening = Callable[[Path, FakeClock | None], AbstractAsyncContextManager[StateStore]]
 
@@ -296,6 +298,13 @@ async def fail(store: StateStore, failed: Entry, *, not_before: float = NOW + 1)
     again = replace(begun(failed), starts=0, failures=failed.failures + 1, not_before=not_before, first_failed=NOW)
     await store.retry(OWNER, KEY, again, envelope(failed))
     return again
+
+
+async def remind(store: StateStore, *reminders: Reminder, sequence: int = 1, forget: tuple[str, ...] = ()) -> None:
+    """A turn that sets reminders."""
+    version = (await store.load(KEY)).version
+    turn = commit(entry(sequence, f"setter {sequence}", stream="setter"), record(), version)
+    await store.commit(OWNER, replace(turn, remind=reminders, forget_reminders=forget))
 
 
 async def given_session(store: StateStore) -> None:

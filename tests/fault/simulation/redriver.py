@@ -3,7 +3,7 @@
 import random
 
 from fault.simulation.history import History
-from fault.simulation.network import Server
+from fault.simulation.server import Server
 from fault.simulation.store import WatchedStore
 from fault.simulation.worker import LoopClock
 

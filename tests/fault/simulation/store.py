@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fault.simulation.history import History
-from fault.simulation.network import Server
+from fault.simulation.server import Server
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from fault.simulation.history import History
 from fault.simulation.loop import Process
-from fault.simulation.network import Link, RemoteBroker, RemoteStore, Server, Weather
+from fault.simulation.network import Link, Weather
+from fault.simulation.remote import RemoteBroker, RemoteStore
 from fault.simulation.script import Scripted, Scripts
+from fault.simulation.server import Server
 from fault.simulation.store import WatchedStore
 
 from troupe.broker.addressing import SessionKey, mailbox

@@ -14,9 +14,9 @@ from fault.simulation.client import Clients
 from fault.simulation.climate import Climate
 from fault.simulation.control import ControlPlane
 from fault.simulation.history import History
-from fault.simulation.network import Server
 from fault.simulation.redriver import Redriver
 from fault.simulation.script import Scripts
+from fault.simulation.server import Server
 from fault.simulation.store import WatchedStore
 from fault.simulation.worker import BATCHES, LATE_AGENT, SHARDS, LoopClock, Worker
 

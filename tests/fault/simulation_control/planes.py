@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 from fault.simulation_control.checks import LEASE, RELEASE
-from fault.simulation_control.network import KEPT_ALIVE, Machine, Network, StoreSeen
+from fault.simulation_control.network import KEPT_ALIVE, Machine, Network, StoreSeen, Weather
 from fault.simulation_control.worker import Process
 
 from troupe.chassis.errors import Unavailable
@@ -84,6 +84,33 @@ class Plane:
     @asynccontextmanager
     async def _dial(self, address: str) -> AsyncIterator[WorkerClient]:
         yield _Client(self, self._network, self._listening, self._dice, address)
+
+
+class Planes:
+    """All that are `up`, as workers and users reach them: by address."""
+
+    def __init__(self, weather: Weather) -> None:
+        self._weather = weather
+        self.up: list[Plane] = []
+
+    @property
+    def addresses(self) -> list[str]:
+        return [plane.address for plane in self.up]
+
+    @property
+    def leading(self) -> Plane | None:
+        """One that leads, or thinks so."""
+        return next((plane for plane in self.up if plane.leads), None)
+
+    async def ask(self, address: str, source: str, method: str, request: Any, timeout: float) -> Any:
+        """Call a method of the one at `address`. Raises Unavailable where there is none."""
+        plane = next((plane for plane in self.up if plane.address == address), None)
+        if plane is None:
+            await asyncio.sleep(self._weather.way())
+            raise Unavailable("UNREACHABLE", f"nobody listens at {address}")
+        given = type(request)()
+        given.CopyFrom(request)
+        return await plane.asked(source, method, given, timeout)
 
 
 class _Client:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 from support.acting import acting, receiving
 from support.attempts import Attempts, Suspended
-from support.hosting import Scripted
+from support.scripted_behaviour import Scripted
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.envelope import MAX_PAYLOAD
