@@ -1,6 +1,5 @@
 """Log lines about what is tried again and again: one where it begins to fail, and not one for each try."""
 
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ log = structlog.get_logger()
 class Outage:
     """Of one thing that is tried until it works. Belongs to one thread."""
 
-    def __init__(self, event: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, event: str, now: Callable[[], float]) -> None:
         self._event, self._now = event, now
         self._since: float | None = None
         self._told: float | None = None
@@ -42,6 +41,10 @@ class Outage:
 class Outages(dict[tuple[str, str], Outage]):
     """By event, and by what it is that was tried: a few, known in advance. Belongs to one thread."""
 
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
+        self._now = now
+
     def __missing__(self, key: tuple[str, str]) -> Outage:
-        made = self[key] = Outage(key[0])
+        made = self[key] = Outage(key[0], self._now)
         return made

@@ -13,6 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,8 @@ class Database:
         self.path, self._lock = path, lock
         writer, reader = sqlite_file.connect(path), sqlite_file.connect(path)
         reader.execute("PRAGMA query_only = ON")
-        self._writing, self._reading = Outage("store not written"), Outage("store not read")
+        self._writing = Outage("store not written", time.monotonic)
+        self._reading = Outage("store not read", time.monotonic)
         self._writer = _Lane(f"{schema.name}-writer", writer, self._commit)
         self._reader = _Lane(f"{schema.name}-reader", reader, self._answer)
 

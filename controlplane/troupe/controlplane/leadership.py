@@ -46,7 +46,7 @@ class Leader:
         self._times = times or LeaderTimes()
         self._candidacy = Candidacy(holder, self._times)
         self._beyond = 0
-        self._outage = Outage("leadership not renewed or taken, the store cannot be used")
+        self._outage = Outage("leadership not renewed or taken, the store cannot be used", clock.monotonic)
         self._exceeded = asyncio.Event()
         self._standing = Standing(0, "", "", leads=False)
         self._moved = asyncio.Event()

@@ -164,7 +164,7 @@ class Sender:
     async def _fill(self) -> Never:
         """Publish the SKIPs, all that there are, until each is confirmed."""
         delay, longest = RESEND
-        outage = Outage("numbers of unknown outcome not filled, trying again")
+        outage = Outage("numbers of unknown outcome not filled, trying again", self._clock.monotonic)
         while True:
             await self._given_up.wait()
             batch = list(islice(self._skips, SKIPS_AT_ONCE))

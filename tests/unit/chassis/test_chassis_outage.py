@@ -58,7 +58,7 @@ def test_what_never_failed_is_not_told_to_work(outage: Outage) -> None:
 
 
 def test_each_thing_that_is_tried_has_its_own() -> None:
-    outages = Outages()
+    outages = Outages(lambda: 0.0)
     with capture_logs() as lines:
         outages["cannot write", "commit"].failed("away")
         outages["cannot write", "inbox"].failed("away")

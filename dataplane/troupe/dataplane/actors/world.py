@@ -65,8 +65,11 @@ class World:
     """Uniform in [0, 1)."""
     pace: Pace = field(default_factory=Pace)
     """Of the store's commits, over all sessions."""
-    outages: Outages = field(default_factory=Outages)
+    outages: Outages = field(init=False)
     """Of store and broker, as far as all that is tried again shares a line in the log."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outages", Outages(self.clock.monotonic))
 
     async def persist(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
         """Repeat `write` until the store or broker takes it: what must be written has nowhere else to go, and the
