@@ -340,7 +340,7 @@ class TestOnBusy:
     async def test_a_scheduled_one_is_rejected_when_it_is_due(self, client: Client, text: str, fate: int) -> None:
         await client.send(text, "busy")
         await client.stands("busy", fate)
-        await client.send("hello", "m", on_busy=pb.ON_BUSY_REJECT, deliver_after=duration(0.3))
+        await client.send("hello", "m", on_busy=pb.ON_BUSY_REJECT, deliver_after=duration(2))
         await client.stands("m", FATE_SCHEDULED)
         assert (await client.status("m", wait=10)).fate == turn_pb2.FATE_REJECTED
 

@@ -196,6 +196,17 @@ async def test_a_resume_of_what_is_not_paused_is_not_found(store: StateStore) ->
     assert await store.verbs(KEY) == Verbs(paused={"m1"})
 
 
+@pytest.mark.parametrize("kind", [VERB_CANCEL, VERB_KILL, VERB_PAUSE, VERB_RESUME], ids=Verb.Name)
+async def test_every_verb_comes_too_late_for_a_copy_of_what_is_settled(store: StateStore, kind: Verb.ValueType) -> None:
+    await store.commit(OWNER, commit(entry(1), record()))
+    await store.retry(OWNER, KEY, replace(entry(2, "m1"), attempts=1), b"")
+    before = await seen(store)
+
+    assert await store.control(KEY, verb(kind)) == TOO_LATE
+
+    assert await seen(store) == before
+
+
 async def test_a_resume_of_what_is_settled_comes_too_late(store: StateStore) -> None:
     await begin(store, entry(1))
     await store.control(KEY, pause())

@@ -160,6 +160,7 @@ class Session:
             waiting=self.waiting(id_),
             scheduled=self.on_schedule(id_),
             fate=self.fate(id_),
+            final=rules.is_final(self.fate(id_)),
             awaited=self.awaits(id_),
             journaled=id_ in self.journals,
             cancelled=self.bound(id_).cancelled,

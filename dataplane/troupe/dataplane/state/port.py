@@ -544,10 +544,11 @@ class StateStore(Protocol):
         nothing. Whatever was APPLIED or PENDING binds until the message is settled, or RESUME lifts the PAUSE.
 
         CANCEL, KILL: APPLIED where the message waits, is scheduled, or has a journal; TOO_LATE where it has a record
-        and nothing of it waits; STALE where `attempt` is another than the one that it is in; PENDING where nothing is
-        known of it. A recorded KILL stays one. A message that waits between attempts, or is scheduled, and has no
-        journal, is settled at once, with `status` and the digest that waits, and keeps its place as a SKIP, due at once
-        where it was scheduled; one that is PENDING is when `put` brings it. Any other is settled by its turn.
+        that stays, or is a dead letter and does not come again; STALE where `attempt` is another than the one that it
+        is in; PENDING where nothing is known of it. A recorded KILL stays one. A message that waits between attempts,
+        or is scheduled, and has no journal, is settled at once, with `status` and the digest that waits, and keeps its
+        place as a SKIP, due at once where it was scheduled; one that is PENDING is when `put` brings it. Any other is
+        settled by its turn.
 
         PAUSE: the same, but that nothing is settled; TOO_LATE also where a CANCEL is recorded, STALE also where a
         RESUME that names it came before. RESUME: APPLIED where it lifts something, NOT_FOUND where the message is not

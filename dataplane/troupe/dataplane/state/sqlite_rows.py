@@ -226,6 +226,7 @@ def standing(db: sqlite3.Connection, key: SessionKey, control: Control) -> Stand
         waiting=waiting(db, key, control.message_id),
         scheduled=controls.scheduled(db, key, control.message_id),
         fate=fate,
+        final=rules.is_final(fate),
         awaited=awaited,
         journaled=db.execute(f"SELECT 1 FROM journal WHERE {MESSAGE}", name).fetchone() is not None,
         cancelled=controls.bound(db, key, control.message_id).cancelled,

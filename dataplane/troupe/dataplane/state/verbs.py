@@ -3,14 +3,15 @@
 A verb finds its message in one of four places, and what it then does is a table:
 
                                      CANCEL, KILL   PAUSE      RESUME
-    it has ended, nothing waits      TOO_LATE       TOO_LATE   TOO_LATE
+    it has ended                     TOO_LATE       TOO_LATE   TOO_LATE
     it is in another attempt         STALE          STALE      STALE
     it waits, is scheduled, or
     has a journal                    APPLIED        APPLIED    APPLIED where it lifts a PAUSE, else NOT_FOUND
     nothing is known of it           PENDING        PENDING    the same
 
 but that PAUSE is TOO_LATE where a CANCEL or KILL binds, and STALE where the RESUME that names it came first. What waits
-or comes again has not ended, whatever an older record says. Redriven copies on their way count as nothing known.
+or comes again has not ended, though it was a dead letter before; beside a record that stays it is a copy. Redriven
+copies on their way count as nothing known.
 
 What was APPLIED or PENDING binds the message until it is settled; a PAUSE until it is lifted.
 """
@@ -52,6 +53,8 @@ class Standing:
     """As it stands on the schedule, unless as a SKIP."""
     fate: Fate.ValueType | None
     """Of its record."""
+    final: bool
+    """That record stays: what waits beside it is a copy."""
     awaited: bool
     """A redriven copy of it is on its way."""
     journaled: bool
@@ -64,7 +67,8 @@ class Standing:
 
     @property
     def ended(self) -> bool:
-        return self.fate is not None and not (self.waiting or self.scheduled or self.awaited)
+        comes = self.waiting or self.scheduled or self.awaited
+        return self.final or (self.fate is not None and not comes)
 
     @property
     def known(self) -> bool:

@@ -26,7 +26,7 @@ end
 
 local function answer()
   local waits, scheduled = #found.live > 0, #found.scheduled > 0
-  if found.fate and not (waits or scheduled or found.awaited) then
+  if is_final(found.fate) or (found.fate and not (waits or scheduled or found.awaited)) then
     return VERB_ANSWER_TOO_LATE
   end
   local within = 0
