@@ -36,6 +36,24 @@ def configure(format: LogFormat = "auto", level: LogLevel = "info", service: str
     _route_stdlib(stream, severity, shared, renderer)
 
 
+def configure_library() -> None:
+    """Lines go to the logger `troupe` of `logging`, as those of any library: where they come out, from which level on
+    and how, is the program's to say. Without a word from it Python writes warnings and worse to stderr."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            _add_trace_id,
+            structlog.dev.ConsoleRenderer(
+                colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=lambda *_: logging.getLogger("troupe"),
+        cache_logger_on_first_use=False,
+    )
+
+
 @contextlib.contextmanager
 def within(service: str) -> Iterator[None]:
     """Lines written inside, and by tasks that start inside, are those of `service`."""

@@ -7,7 +7,7 @@
 By default everything is in memory and goes with the process. With `data`, mailboxes and state are files there: the next
 runtime on them takes up what this one left. A file serves one process at a time.
 
-Warnings are logged to stderr, unless the program has configured structlog.
+Lines of the log go to the logger `troupe` of `logging`, unless the program has configured structlog.
 """
 
 import tempfile
@@ -121,7 +121,7 @@ class Runtime(LocalClient):
 
     async def _enter(self, opening: AsyncExitStack) -> None:
         if not structlog.is_configured():
-            logs.configure("human", "warning", service="runtime")
+            logs.configure_library()
         volatile = self._data is None
         data = opening.enter_context(tempfile.TemporaryDirectory(prefix="troupe-")) if volatile else self._data
         given = {

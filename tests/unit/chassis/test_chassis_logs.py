@@ -1,7 +1,9 @@
 import io
 import json
 import logging
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +137,34 @@ def test_a_reader_that_went_away_does_not_take_the_service_with_it(monkeypatch: 
     monkeypatch.setattr(sys, "stderr", Broken())
     logs.configure()
     structlog.get_logger().info("into the void")
+
+
+def test_a_library_leaves_logging_to_the_program(caplog: pytest.LogCaptureFixture) -> None:
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    logs.configure_library()
+    with caplog.at_level("INFO", "troupe"), logs.within("dataplane"):
+        structlog.get_logger().debug("not asked for")
+        structlog.get_logger().info("revision applied", revision="r1")
+    assert [(record.name, record.levelname) for record in caplog.records] == [("troupe", "INFO")]
+    assert caplog.records[0].getMessage() == "revision applied revision=r1 service=dataplane"
+    assert (root.level, root.handlers[:]) == before
+
+
+def test_a_library_writes_warnings_with_their_tracebacks_where_nobody_set_up_logging(tmp_path: Path) -> None:
+    script = """
+import structlog
+from troupe.chassis import logs
+logs.configure_library()
+log = structlog.get_logger()
+log.info("nothing to see")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("broken", secret="no locals")
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, capture_output=True, text=True)
+    assert run.stdout == ""
+    assert run.stderr.startswith("broken")
+    assert "ZeroDivisionError: division by zero" in run.stderr
+    assert "nothing to see" not in run.stderr
