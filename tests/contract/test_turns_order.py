@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
-from support.hosting import Backends, key, until
+from support.hosting import Backends, Worker, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import AlreadyExists
+from troupe.dataplane.actors.pace import PATIENCE
 from troupe.v1 import turn_pb2
 
 
@@ -76,6 +77,35 @@ async def test_what_waits_is_acked_soon(backends: Backends) -> None:
             while (await worker.real_broker.depth("troupe.v1.mailbox.0")).messages > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         assert 0.03 < asyncio.get_running_loop().time() - began < 0.5
+
+
+async def test_while_commits_take_long_what_waits_for_one_is_not_written_to_the_inbox(backends: Backends) -> None:
+    async with backends.worker(Scripted()) as worker:
+        _slow(worker)
+        worker.store_line.before["commit"] = lambda *_: asyncio.sleep(0.2)
+        sent = [await worker.send(f"hello-{number}") for number in range(3)]
+        for message_id in sent:
+            assert (await worker.end_of(message_id)).fate == turn_pb2.FATE_DONE
+        assert worker.store_line.calls["put"] == 0
+
+
+async def test_while_commits_take_long_what_waits_for_code_is_acked_as_soon_as_ever(backends: Backends) -> None:
+    script = Scripted()
+    slow = script.gate("slow")
+    async with backends.worker(script, drain_timeout=0) as worker:
+        _slow(worker)
+        await worker.send("slow")
+        await slow.entered.wait()
+        await worker.send("next")
+        async with asyncio.timeout(0.5 * PATIENCE[1]):
+            while (await worker.real_broker.depth("troupe.v1.mailbox.0")).messages > 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+
+
+def _slow(worker: Worker) -> None:
+    """As if its last commits had taken long."""
+    for _ in range(100):
+        worker.host.world.pace.committed(10.0)
 
 
 class TestTheSameIdAgain:

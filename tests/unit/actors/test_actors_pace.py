@@ -55,7 +55,7 @@ def test_one_slow_commit_among_quick_ones_does_not_hold_arrivals_up() -> None:
 
 def test_arrivals_are_due_by_the_pace_of_now_but_those_for_later_at_once(arrival: Arrival, later: Arrival) -> None:
     pace = Pace()
-    waiting, scheduled = Arrivals(pace), Arrivals(pace)
+    waiting, scheduled = Arrivals(lambda: pace.patience), Arrivals(lambda: pace.patience)
     waiting.add(arrival)
     scheduled.add(later)
 

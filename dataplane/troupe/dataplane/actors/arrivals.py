@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from troupe.broker.addressing import SessionKey
 from troupe.broker.port import Delivery
 from troupe.chassis.clock import Clock
-from troupe.dataplane.actors.pace import Pace
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Entry, Owner, Placed
@@ -43,8 +42,9 @@ class Arrival:
 class Arrivals:
     """In the order of deliveries. Those that are being placed come first, and nothing starts past them."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, patience: Callable[[], float]) -> None:
+        """`patience` gives the seconds that one may wait, as things are."""
+        self._patience = patience
         self._placing: list[Arrival] = []
         self._fresh: deque[Arrival] = deque()
 
@@ -78,7 +78,7 @@ class Arrivals:
 
     def due(self) -> float | None:
         """Clock.monotonic() when the next one is to be placed; None while some are being placed, or none is here."""
-        return self._fresh[0].due(self._pace.patience) if self._fresh and not self._placing else None
+        return self._fresh[0].due(self._patience()) if self._fresh and not self._placing else None
 
     def clear(self) -> None:
         """They are the broker's again."""

@@ -10,6 +10,8 @@ from troupe.dataplane.actors.arrivals import Arrival, Arrivals, Placement
 from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.actors.endings import refused
 from troupe.dataplane.actors.memory import SessionMemory
+from troupe.dataplane.actors.pace import PATIENCE
+from troupe.dataplane.actors.progress import CODE
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Entry, Owner, Placed
@@ -30,7 +32,7 @@ class Intake:
     ) -> None:
         self._key, self._owner, self._world, self._memory = key, owner, world, memory
         self._turn, self._outdated = turn, outdated
-        self.arrivals = Arrivals(world.pace)
+        self.arrivals = Arrivals(self._patience)
 
     def admits(self, arrival: Arrival) -> bool:
         """Whether the arrival is to be kept: it may have an effect, and is not the message that runs."""
@@ -114,6 +116,11 @@ class Intake:
             if entry.skip and entry.rejection and self._world.hub.listening(self._key, entry.message_id):
                 with self._world.hub.log(self._key, entry.message_id) as message_log:
                     message_log.stir()
+
+    def _patience(self) -> float:
+        """A turn whose code runs may take long, however fast the store is."""
+        turn = self._turn()
+        return PATIENCE[0] if turn is not None and turn.waits_for == CODE else self._world.pace.patience
 
     def _is_busy(self) -> bool:
         turn = self._turn()
