@@ -7,7 +7,7 @@ from support.hosting import Backends, Worker, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import AlreadyExists
-from troupe.dataplane.actors.pace import PATIENCE
+from troupe.dataplane.actors.patience import PATIENCE
 from troupe.v1 import turn_pb2
 
 
@@ -105,7 +105,7 @@ async def test_while_commits_take_long_what_waits_for_code_is_acked_as_soon_as_e
 def _slow(worker: Worker) -> None:
     """As if its last commits had taken long."""
     for _ in range(100):
-        worker.host.world.pace.committed(10.0)
+        worker.host.world.patience.committed(10.0)
 
 
 class TestTheSameIdAgain:

@@ -10,7 +10,7 @@ from troupe.dataplane.actors.arrivals import Arrival, Arrivals, Placement
 from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.actors.endings import refused
 from troupe.dataplane.actors.memory import SessionMemory
-from troupe.dataplane.actors.pace import PATIENCE
+from troupe.dataplane.actors.patience import PATIENCE
 from troupe.dataplane.actors.progress import CODE
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
@@ -120,7 +120,7 @@ class Intake:
     def _patience(self) -> float:
         """A turn whose code runs may take long, however fast the store is."""
         turn = self._turn()
-        return PATIENCE[0] if turn is not None and turn.waits_for == CODE else self._world.pace.patience
+        return PATIENCE[0] if turn is not None and turn.waits_for == CODE else self._world.patience.seconds
 
     def _is_busy(self) -> bool:
         turn = self._turn()

@@ -346,7 +346,7 @@ class _Settling:
         began = self.world.clock.monotonic()
         version = await self.world.persist("commit", lambda: self.world.store.commit(self.owner, commit))
         ended = self.world.clock.monotonic()
-        self.world.pace.committed(ended - began)
+        self.world.patience.committed(ended - began)
         for turn in self.turn.all:
             turn.ledger.add(turn_pb2.LEDGER_CAUSE_STATE_STORE, began, ended)
         fate = turn_pb2.FATE_SKIPPED if commit.record is None else commit.record.fate

@@ -15,7 +15,7 @@ from troupe.chassis.errors import Unavailable
 from troupe.chassis.outage import Outages
 from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.hub import Hub
-from troupe.dataplane.actors.pace import Pace
+from troupe.dataplane.actors.patience import Patience
 from troupe.dataplane.state.port import Owner, StateStore
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class World:
     """Whether this worker runs the message in a session that was handed over."""
     dice: Callable[[], float] = field(default=random.random)
     """Uniform in [0, 1)."""
-    pace: Pace = field(default_factory=Pace)
+    patience: Patience = field(default_factory=Patience)
     """Of the store's commits, over all sessions."""
     outages: Outages = field(init=False)
     """Of store and broker, as far as all that is tried again shares a line in the log."""

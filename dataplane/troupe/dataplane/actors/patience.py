@@ -11,16 +11,16 @@ WEIGHT: Final = 1 / 16
 """Of the newest commit."""
 
 
-class Pace:
+class Patience:
     """Of one worker. Where the store or the loop is what all wait for, writes to the inbox would hold them up more."""
 
     def __init__(self) -> None:
-        self.patience = PATIENCE[0]
-        """In seconds."""
+        self.seconds = PATIENCE[0]
+        """That an arrival waits now."""
         self._commit = 0.0
 
     def committed(self, seconds: float) -> None:
         """A commit took so long."""
         self._commit += (seconds - self._commit) * WEIGHT
         least, most = PATIENCE
-        self.patience = min(most, max(least, WORTH * self._commit))
+        self.seconds = min(most, max(least, WORTH * self._commit))

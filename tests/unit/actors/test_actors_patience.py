@@ -5,7 +5,7 @@ import pytest
 from troupe.broker.order import Number
 from troupe.broker.port import Delivery
 from troupe.dataplane.actors.arrivals import Arrival, Arrivals
-from troupe.dataplane.actors.pace import PATIENCE, WORTH, Pace
+from troupe.dataplane.actors.patience import PATIENCE, WORTH, Patience
 from troupe.dataplane.state.port import Entry
 from troupe.v1.envelope_pb2 import Envelope
 
@@ -13,56 +13,56 @@ LEAST, MOST = PATIENCE
 
 
 def test_a_store_that_is_quick_or_has_taken_nothing_yet_gives_the_least() -> None:
-    pace = Pace()
-    assert pace.patience == LEAST
+    patience = Patience()
+    assert patience.seconds == LEAST
 
     for _ in range(100):
-        pace.committed(0.001)
+        patience.committed(0.001)
 
-    assert pace.patience == LEAST
+    assert patience.seconds == LEAST
 
 
 def test_a_store_that_is_slow_gives_a_few_commits_time_and_the_least_again_once_it_is_quick() -> None:
-    pace = Pace()
+    patience = Patience()
 
     for _ in range(100):
-        pace.committed(0.1)
-    assert pace.patience == pytest.approx(WORTH * 0.1, rel=0.01)
+        patience.committed(0.1)
+    assert patience.seconds == pytest.approx(WORTH * 0.1, rel=0.01)
 
     for _ in range(100):
-        pace.committed(0.001)
-    assert pace.patience == LEAST
+        patience.committed(0.001)
+    assert patience.seconds == LEAST
 
 
 def test_however_slow_the_store_is_an_arrival_waits_for_a_bounded_time() -> None:
-    pace = Pace()
+    patience = Patience()
 
     for _ in range(100):
-        pace.committed(60.0)
+        patience.committed(60.0)
 
-    assert pace.patience == MOST
+    assert patience.seconds == MOST
 
 
 def test_one_slow_commit_among_quick_ones_does_not_hold_arrivals_up() -> None:
-    pace = Pace()
+    patience = Patience()
     for _ in range(100):
-        pace.committed(0.001)
+        patience.committed(0.001)
 
-    pace.committed(0.15)
+    patience.committed(0.15)
 
-    assert pace.patience == LEAST
+    assert patience.seconds == LEAST
 
 
-def test_arrivals_are_due_by_the_pace_of_now_but_those_for_later_at_once(arrival: Arrival, later: Arrival) -> None:
-    pace = Pace()
-    waiting, scheduled = Arrivals(lambda: pace.patience), Arrivals(lambda: pace.patience)
+def test_arrivals_are_due_by_the_patience_of_now_but_those_for_later_at_once(arrival: Arrival, later: Arrival) -> None:
+    patience = Patience()
+    waiting, scheduled = Arrivals(lambda: patience.seconds), Arrivals(lambda: patience.seconds)
     waiting.add(arrival)
     scheduled.add(later)
 
     for _ in range(100):
-        pace.committed(0.1)
+        patience.committed(0.1)
 
-    assert waiting.due() == arrival.at + pace.patience
+    assert waiting.due() == arrival.at + patience.seconds
     assert scheduled.due() == later.at
 
 
