@@ -10,6 +10,8 @@ STAMP := $(VENV)/.synced
 # The measured programs share the tests' servers and the peers' meter.
 BENCH := PYTHONPATH=tests:bench/peers $(BIN)/python
 WORKSPACE := pyproject.toml uv.lock $(wildcard */pyproject.toml)
+# Where it is set, as in many containers, each process that a test starts compiles a thousand modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo check test bench soak chaos generate clean
 

@@ -1,4 +1,4 @@
-"""From a URL to a broker."""
+"""From a URL to a broker. A server's client is imported for a URL of that server."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from troupe.broker.memory import MemoryBroker
 from troupe.broker.port import Broker
-from troupe.broker.rabbitmq.broker import RabbitmqBroker
 from troupe.broker.sqlite import SqliteBroker
 from troupe.chassis.errors import InvalidArgument
 
@@ -27,6 +26,8 @@ async def connected(url: str) -> AsyncIterator[Broker]:
         async with SqliteBroker.opened(Path(path)) as broker:
             yield broker
     elif url.startswith(("amqp://", "amqps://")):
+        from troupe.broker.rabbitmq.broker import RabbitmqBroker
+
         async with RabbitmqBroker.opened(url) as broker:
             yield broker
     else:

@@ -39,10 +39,13 @@ class Service:
         """Its settings class."""
         return getattr(importlib.import_module(f"{self.package}.settings"), self.type)
 
+    def process(self) -> Any:
+        """Its module that serves: with a `serve(settings, stop)`, or just a `running(settings)` to be left."""
+        return importlib.import_module(f"{self.package}.process")
+
     async def serve(self, settings: Any, stop: "Stop") -> None:
-        """Serve until `stop`, or until it is over by itself: its process has a `serve(settings, stop)`, or just a
-        `running(settings)` to be left then."""
-        process = importlib.import_module(f"{self.package}.process")
+        """Serve until `stop`, or until it is over by itself."""
+        process = self.process()
         if hasattr(process, "serve"):
             await process.serve(settings, stop)
         else:
@@ -93,6 +96,8 @@ def commands(name: str) -> typer.Typer:
 def _serve(service: Service, settings: Any) -> int:
     from troupe.chassis import fault_points, lifecycle, logs, metrics, tracing
 
+    with lifecycle.importing():
+        service.process()
     fault_points.arm(os.environ)
     logs.configure(settings.log_format, settings.log_level, service.name)
     tracing.configure(service.name, settings.otlp_endpoint)

@@ -83,7 +83,9 @@ def up(
     """Run control plane, worker and, where no model endpoint is named, the simulator, until Ctrl-C."""
     with reported(debug=debug):
         from troupe.chassis import fault_points, lifecycle, logs, tracing
-        from troupe.cli.fleet import FleetSettings
+
+        with lifecycle.importing():
+            from troupe.cli.fleet import FleetSettings
 
         fault_points.arm(os.environ)
         endpoint = model_endpoint.named(llm, model, os.environ)

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.chassis.access import bearer, claims, identity, policy
-from troupe.chassis.access.key_source import BETWEEN, FRESH, check_place, due
+from troupe.chassis.access.key_source import BETWEEN, FRESH, due
 from troupe.chassis.access.rate import MAX_BUCKETS, Rates
 from troupe.chassis.access.roles import ANYBODY, FLEET, Caller, Role
+from troupe.chassis.access.settings import check_place
 from troupe.chassis.errors import PermissionDenied
 from troupe.chassis.rpc_errors import Unauthenticated
 

@@ -1,13 +1,12 @@
 """Asks every call of a server who makes it and whether they may."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from troupe.chassis import metrics
-from troupe.chassis.access import bearer, identity, jwt_tokens, policy
-from troupe.chassis.access.key_source import KeySource
+from troupe.chassis.access import bearer, identity, policy
 from troupe.chassis.access.policy import INSPECTION, OPEN, Table
 from troupe.chassis.access.rate import Bucket, Rates
 from troupe.chassis.access.roles import ANYBODY, Caller
@@ -18,6 +17,9 @@ from troupe.chassis.clock import Clock, SystemClock
 from troupe.chassis.errors import PermissionDenied, ResourceExhausted, TroupeError
 from troupe.chassis.rpc_errors import Unauthenticated
 from troupe.chassis.rpc_running import Context
+
+if TYPE_CHECKING:
+    from troupe.chassis.access.issued_tokens import IssuedTokens
 
 log = structlog.get_logger()
 
@@ -35,9 +37,7 @@ class Guard:
         self._table: Mapping[str, frozenset[Any]] = {**INSPECTION, **table}
         self._clock = clock or SystemClock()
         self._tokens = TokenFile(settings.tokens) if settings.tokens is not None else None
-        self._issuer = jwt_tokens.Issuer(settings.jwt_issuer, settings.jwt_audience, settings.jwt_role_claim)
-        self._keys = KeySource(settings.jwt_keys, self._clock) if settings.jwt_keys else None
-        self._remembered = jwt_tokens.Remembered()
+        self._issued = _issued(settings, self._clock) if settings.jwt_keys else None
         self._rates = Rates(settings.call_rate, settings.call_burst)
         self._lines, self._untold = Bucket(DENIED_LINES_AT_ONCE, self._clock.monotonic()), 0
 
@@ -76,16 +76,9 @@ class Guard:
         now = self._clock.now()
         if self._tokens is not None and (found := self._tokens.caller(token, now)) is not None:
             return found
-        if self._keys is None:
+        if self._issued is None:
             raise Unauthenticated("BAD_CREDENTIAL", "the token is not known here; ask who runs the fleet for one")
-        if (found := self._remembered.get(token, now)) is not None:
-            return found
-        key: Any = await self._keys.key(jwt_tokens.key_id(token))
-        if key is None:
-            raise Unauthenticated("BAD_CREDENTIAL", "the token is not taken: its issuer has no such key")
-        found, until = jwt_tokens.verified(token, key, self._issuer)
-        self._remembered.put(token, found, until, now)
-        return found
+        return await self._issued.caller(token, now)
 
     def _check_rate(self, caller: Caller) -> None:
         if caller.process:
@@ -125,3 +118,9 @@ def guarding(settings: AccessSettings, table: Table) -> Guard | None:
             listen=settings.listen,
         )
     return None
+
+
+def _issued(settings: AccessSettings, clock: Clock) -> "IssuedTokens":
+    from troupe.chassis.access.issued_tokens import IssuedTokens
+
+    return IssuedTokens(settings, clock)

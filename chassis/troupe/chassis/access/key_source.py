@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -76,16 +75,6 @@ class KeySource:
         else:
             self._read = self._tried
             log.info("keys of tokens read", place=self._place, keys=len(self._keys))
-
-
-def check_place(place: str) -> str:
-    """The place, if keys may come from it. Raises ValueError: keys that came over the network in the clear would be
-    anybody's."""
-    parts = urlsplit(place)
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if "://" in place and not (parts.scheme == "https" or (parts.scheme == "http" and local)):
-        raise ValueError("must be a path or an https:// URL (http:// on loopback alone)")
-    return place
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

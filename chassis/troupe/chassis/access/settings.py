@@ -2,10 +2,10 @@
 
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import field_validator, model_validator
 
-from troupe.chassis.access.key_source import check_place
 from troupe.chassis.service import ServiceSettings
 from troupe.chassis.settings import SecretStr, setting
 
@@ -67,3 +67,13 @@ class AccessSettings(ServiceSettings):
         if self.jwt_issuer and not self.jwt_audience:
             raise ValueError("jwt_audience must not be empty: it keeps tokens of the issuer's other services out")
         return self
+
+
+def check_place(place: str) -> str:
+    """The place, if keys may come from it. Raises ValueError: keys that came over the network in the clear would be
+    anybody's."""
+    parts = urlsplit(place)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if "://" in place and not (parts.scheme == "https" or (parts.scheme == "http" and local)):
+        raise ValueError("must be a path or an https:// URL (http:// on loopback alone)")
+    return place

@@ -1,4 +1,4 @@
-"""From a URL to a revision store."""
+"""From a URL to a revision store. A server's client is imported for a URL of that server."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,7 +7,6 @@ from pathlib import Path
 from troupe.chassis.errors import InvalidArgument
 from troupe.controlplane.stores.memory import MemoryRevisionStore
 from troupe.controlplane.stores.port import RevisionStore
-from troupe.controlplane.stores.redis.store import RedisRevisionStore
 from troupe.controlplane.stores.sqlite import SqliteRevisionStore
 
 
@@ -24,6 +23,8 @@ async def connected(url: str, shard_count: int) -> AsyncIterator[RevisionStore]:
             async with SqliteRevisionStore.opened(Path(rest.removeprefix("/")), shard_count) as store:
                 yield store
         case "redis" | "rediss":
+            from troupe.controlplane.stores.redis.store import RedisRevisionStore
+
             async with RedisRevisionStore.opened(url, shard_count) as redis:
                 yield redis
         case _:

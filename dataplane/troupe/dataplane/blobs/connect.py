@@ -1,11 +1,10 @@
-"""From a URL to a blob store."""
+"""From a URL to a blob store. fsspec is imported for a URL of its own."""
 
 from pathlib import Path
 
 from troupe.chassis.errors import InvalidArgument
 from troupe.dataplane.blobs.directory import DirectoryBlobs
 from troupe.dataplane.blobs.port import BlobStore
-from troupe.dataplane.blobs.remote import RemoteBlobs
 
 
 def connected(url: str) -> BlobStore:
@@ -18,4 +17,6 @@ def connected(url: str) -> BlobStore:
         )
     if scheme == "file":
         return DirectoryBlobs(Path(path.removeprefix("/")))
+    from troupe.dataplane.blobs.remote import RemoteBlobs
+
     return RemoteBlobs.at(url)

@@ -1,4 +1,4 @@
-"""From a URL to a state store."""
+"""From a URL to a state store. A server's client is imported for a URL of that server."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -7,7 +7,6 @@ from pathlib import Path
 from troupe.chassis.errors import InvalidArgument
 from troupe.dataplane.state.memory import MemoryStateStore
 from troupe.dataplane.state.port import StateStore
-from troupe.dataplane.state.redis.store import RedisStateStore
 from troupe.dataplane.state.sqlite import SqliteStateStore
 
 
@@ -23,6 +22,8 @@ async def connected(url: str, *, allow_volatile: bool = False) -> AsyncIterator[
         async with SqliteStateStore.opened(Path(path)) as store:
             yield store
     elif url.startswith(("redis://", "rediss://")):
+        from troupe.dataplane.state.redis.store import RedisStateStore
+
         async with RedisStateStore.opened(url, allow_volatile=allow_volatile) as redis:
             yield redis
     else:
