@@ -83,7 +83,7 @@ class JournaledCalls:
 
     def tool_finished(self, call: ToolCall, result: ToolMessage, replayed: bool, seconds: float) -> None:
         if seconds:
-            ended = self._ended[call.call_id]
+            ended = self._ended.pop(call.call_id)
             self._turn.ledger.add(turn_pb2.LEDGER_CAUSE_TOOL, ended - seconds, ended)
         self._turn.events.tool_finished(
             turn_pb2.ToolCallFinished(
