@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import pytest
 from support.chunks import DONE, body, chunk, event, usage
+from support.hosting import until
 from support.model_server import Exchange, Handler, serving
 
 from troupe.chassis.errors import (
@@ -102,14 +103,25 @@ async def test_the_time_of_a_call_is_accounted_for(connections: LlmConnections) 
         assert edges == sorted(edges)
 
 
-async def test_a_connection_is_used_again_though_its_body_ends_after_the_answer(connections: LlmConnections) -> None:
+async def test_an_answer_does_not_wait_for_the_end_of_its_body_and_the_connection_is_used_again_after_it(
+    connections: LlmConnections,
+) -> None:
+    answered = asyncio.Event()
+
     async def handler(exchange: Exchange) -> None:
         await says_so(exchange)
-        await asyncio.sleep(0.01)
+        await answered.wait()
+
+    def idle() -> bool:
+        session = connections._session
+        return session is not None and session.connector is not None and any(session.connector._conns.values())
 
     async with serving(handler) as server:
         for _ in range(3):
             await Talk(connections, server.url).complete()
+            answered.set()
+            await until(idle)
+            answered.clear()
         assert len(server.connections) == 1
 
 

@@ -37,6 +37,10 @@ class RedisServer:
         (self.port,) = ports.free()
         self.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def url(self, prefix: str = "troupe", *, port: int = 0, password: str = "") -> str:
         """Where a store of its own is."""
         secret = f":{password}@" if password else ""

@@ -5,9 +5,10 @@ attribute look-up per call. With one, spans leave in batches from a thread of th
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
@@ -24,6 +25,7 @@ EXPORT_TIMEOUT = 5.0
 
 _INSTRUMENTATION = "troupe"
 _propagator = TraceContextTextMapPropagator()
+_UNRECORDED: Final = contextlib.nullcontext(trace.INVALID_SPAN)
 
 
 class Carrier(NamedTuple):
@@ -79,6 +81,14 @@ def recording() -> bool:
 def tracer() -> Tracer:
     """The tracer of this process. Ask for it where a span starts: `configure` replaces it."""
     return _Process.tracer
+
+
+def around(name: str, attributes: Mapping[str, str]) -> AbstractContextManager[Span]:
+    """A span for what is done inside, as the current one; where none are recorded, one that takes what it is told, and
+    the current one stays."""
+    if not recording():
+        return _UNRECORDED
+    return tracer().start_as_current_span(name, attributes=attributes)
 
 
 def carrier(span: Span | None = None) -> Carrier:

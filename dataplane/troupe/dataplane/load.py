@@ -116,16 +116,22 @@ class Reporter:
     async def reports(self) -> AsyncIterator[StatusReport]:
         """The status in full at once, then whenever revision, health or shards change, and every HEARTBEAT seconds.
         A caller that is slow gets the newest when it comes back."""
-        sequence, last, said = 0, StatusReport(), 0.0
+        sequence, said = 0, 0.0
+        last: tuple[object, ...] = ()
         while True:
-            report = self.report(sequence + 1)
-            if not sequence or _differs(report, last) or self._clock.monotonic() - said >= HEARTBEAT:
-                sequence, last, said = sequence + 1, report, self._clock.monotonic()
-                yield report
+            standing, now = self._standing(), self._clock.monotonic()
+            if standing != last or now - said >= HEARTBEAT:
+                sequence, last, said = sequence + 1, standing, now
+                yield self.report(sequence)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAMPLE):
                     await self._host.moved()
                     await asyncio.sleep(SOON)
+
+    def _standing(self) -> tuple[object, ...]:
+        """What a change of is reported at once. Looked at so often that it is not made into a report for that."""
+        applier, host = self._applier, self._host
+        return applier.running_revision(), applier.last_attempt, self._health(), host.position, host.states()
 
     def _shards(self) -> list[ShardStatus]:
         statuses, held_up = self._host.statuses(), self._vitals.held_up()
@@ -143,12 +149,3 @@ class Reporter:
             cause = f"something blocked the event loop for {blocked:.1f} s within the last minute"
             return Health(state=status_pb2.HEALTH_STATE_DEGRADED, cause=cause)
         return Health(state=status_pb2.HEALTH_STATE_HEALTHY)
-
-
-def _differs(report: StatusReport, last: StatusReport) -> bool:
-    parts = ("running", "last_attempt", "health", "placement")
-    if any(getattr(report, part) != getattr(last, part) for part in parts):
-        return True
-    return [(shard.shard, shard.epoch, shard.state) for shard in report.shards] != [
-        (shard.shard, shard.epoch, shard.state) for shard in last.shards
-    ]

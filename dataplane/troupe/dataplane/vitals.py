@@ -10,6 +10,7 @@ import structlog
 from troupe.chassis.clock import Clock
 from troupe.dataplane import metrics
 from troupe.dataplane.actors.host import Host
+from troupe.dataplane.actors.pace import coalesce
 from troupe.dataplane.actors.progress import HeldUp
 from troupe.dataplane.condition import Look, trouble
 from troupe.dataplane.watchdog import LoopWatch
@@ -57,6 +58,9 @@ class Vitals:
     def look(self) -> None:
         """See how it is now."""
         now, spent = self._clock.monotonic(), time.thread_time()
+        looked, before = self._spent[-1]
+        if now > looked:
+            self._host.world.hub.coalesce = coalesce((spent - before) / (now - looked))
         while len(self._spent) > 1 and self._spent[1][0] <= now - WINDOW:
             self._spent.popleft()
         since, before = self._spent[0]

@@ -9,11 +9,12 @@ from support.hosting import key, until
 
 from troupe.broker.order import Number
 from troupe.chassis.errors import Internal, ResourceExhausted
-from troupe.dataplane.actors.attempt import COALESCE, SHOWN_RESULT, AttemptEvents
+from troupe.dataplane.actors.attempt import SHOWN_RESULT, AttemptEvents
 from troupe.dataplane.actors.hub import FEED_LIMIT, Hub, MessageLog
+from troupe.dataplane.actors.pace import BUSY, COALESCE, coalesce
 from troupe.v1.agent_pb2 import EventPosition
 from troupe.v1.envelope_pb2 import Content
-from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished
+from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished, ToolCallStarted
 
 
 def events_of(log: MessageLog, attempt: int = 0, clock: FakeClock | None = None) -> AttemptEvents:
@@ -87,9 +88,41 @@ async def test_text_comes_at_once_and_then_every_forty_milliseconds() -> None:
             events.text(word)
         assert len(log._events) == 1
         await until(lambda: len(log._events) == 2)
-        assert asyncio.get_running_loop().time() - began >= COALESCE * 0.9
+        assert asyncio.get_running_loop().time() - began >= COALESCE[0] * 0.9
         events.completed(Completed())
         assert shown(await follower) == ["first", " a b c", "completed"]
+
+
+async def test_a_busy_worker_shows_text_less_often_but_neither_its_begin_nor_its_end_later() -> None:
+    hub, clock = Hub(), FakeClock()
+    hub.coalesce = coalesce(busy=1.0)
+    with hub.log(key(), "m") as log:
+        events = events_of(log, clock=clock)
+
+        def say(*words: str) -> None:
+            for word in words:
+                events.text(word)
+                clock.advance(0.05)
+
+        # Given text of which only the first is due, when something else is shown
+        say("let", " me", " look")
+        events.tool_started(ToolCallStarted(call_id="c"))
+        events.tool_finished(ToolCallFinished(call_id="c"))
+        # Then the rest comes before it, and what follows it at once
+        say("two")
+        called = ["tool_call_started", "tool_call_finished"]
+        assert shown([event for event, *_ in log._events]) == ["let", " me look", *called, "two"]
+        # When it goes on, faster than it is shown
+        say(" and", " a", " half")
+        # Then it is held back, and comes with the end
+        assert len(log._events) == 5
+        events.completed(Completed())
+        assert shown([event for event, *_ in log._events])[5:] == [" and a half", "completed"]
+
+
+@pytest.mark.parametrize(("busy", "seconds"), [(0.0, 0.04), (BUSY[0], 0.04), (0.5, 0.12), (BUSY[1], 0.2), (1.0, 0.2)])
+def test_the_busier_the_worker_the_longer_text_is_held_back(busy: float, seconds: float) -> None:
+    assert coalesce(busy) == pytest.approx(seconds)
 
 
 async def test_a_follower_that_reconnects_gets_what_it_lacks() -> None:
@@ -215,5 +248,5 @@ async def test_nothing_is_shown_after_the_end_of_an_attempt() -> None:
         events.text("a")
         events.text("b")
         events.close()
-        await asyncio.sleep(COALESCE * 1.5)
+        await asyncio.sleep(COALESCE[0] * 1.5)
         assert shown([event for event, *_ in log._events]) == ["a"]

@@ -1,6 +1,6 @@
 """An agent's turn on the runtime's journal: who is asked about a call, what is taken back, when a snapshot is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from troupe.dataplane.llm.request import ModelRequest
 from troupe.dataplane.tools.call import ToolCall
 from troupe.dataplane.tools.executor import InProcessExecutor
 from troupe.dataplane.tools.tool import Tool, tool
+from troupe.v1.turn_pb2 import LEDGER_CAUSE_TOOL
 
 DONE = list[str]()
 
@@ -95,6 +96,23 @@ async def test_a_person_is_asked_what_a_call_came_to_where_the_agent_says_so() -
     assert (await clerk.run(attempts.begun())).reply.text == "done"
     assert getattr(model.requests[-1].conversation[-1], "content") == "it was booked"  # noqa: B009
     assert DONE == ["book a"]
+
+
+class SlowJournal(Attempts):
+    """Every write takes a second."""
+
+    async def keep(self, steps: Mapping[str, bytes], **options: Any) -> None:
+        await super().keep(steps, **options)
+        self.clock.advance(1)
+
+
+async def test_the_ledger_has_a_tools_time_where_the_tool_ran_and_not_in_the_writing_of_its_result() -> None:
+    attempts = SlowJournal()
+    turn, began = attempts.begun(), attempts.clock.monotonic()
+    await behaviour(attempts, Model(asking(0, "a"))).run(turn)
+    (ran,) = [interval for interval in turn.ledger.intervals if interval.cause == LEDGER_CAUSE_TOOL]
+    assert len(attempts.writes) == 2, "the answer before the tool runs, its result behind"
+    assert ran.start < ran.end == began + 1
 
 
 async def test_a_history_gets_a_snapshot_so_that_no_more_than_fifty_deltas_are_read() -> None:

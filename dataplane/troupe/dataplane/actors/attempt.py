@@ -1,6 +1,7 @@
 """What one attempt at a turn shows to those who listen, in order, with text coalesced."""
 
 import asyncio
+import math
 from collections.abc import Iterable
 
 from troupe.broker.order import Number
@@ -12,8 +13,6 @@ from troupe.dataplane.state.port import Promise
 from troupe.v1.envelope_pb2 import SessionRef
 from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished, ToolCallStarted
 
-COALESCE = 0.04
-"""Seconds between two token events of one attempt: one costs about ten times what a token does."""
 SHOWN_RESULT = 4096
 """Bytes of a tool's result that an event shows."""
 
@@ -36,7 +35,7 @@ class AttemptEvents:
         self._epoch, self._attempt, self._clock, self._digest = epoch, attempt, clock, digest
         self._sequence = 0
         self._text: list[str] = []
-        self._shown_at = 0.0
+        self._shown_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def started(self, worker_id: str, revision_id: str, *, continues: bool = False) -> None:
@@ -52,14 +51,15 @@ class AttemptEvents:
         self._attempt, self._sequence = attempt, 0
 
     def text(self, text: str) -> None:
-        """Show more of the answer: the first at once, then at most every COALESCE seconds."""
+        """Show more of the answer: the first after any other event at once, then as often as the log's `coalesce`
+        says, and what is left before the next event of another kind."""
         self._text.append(text)
         if self._timer is None:
-            wait = self._shown_at + COALESCE - self._clock.monotonic()
+            wait = self._shown_at + self._log.coalesce - self._clock.monotonic()
             if wait <= 0:
-                self._flush()
+                self._show_text()
             else:
-                self._timer = asyncio.get_running_loop().call_later(wait, self._flush)
+                self._timer = asyncio.get_running_loop().call_later(wait, self._show_text)
 
     def tool_started(self, call: ToolCallStarted) -> None:
         self._flush()
@@ -117,10 +117,15 @@ class AttemptEvents:
         self._log.append(event, only, self._digest)
 
     def _flush(self) -> None:
+        """Something else is shown next."""
         if self._text:
-            event = self._event()
-            event.token_delta.text = "".join(self._text)
-            self._show(event)
+            self._show_text()
+        self._shown_at = -math.inf
+
+    def _show_text(self) -> None:
+        event = self._event()
+        event.token_delta.text = "".join(self._text)
+        self._show(event)
         self._drop()
         self._shown_at = self._clock.monotonic()
 

@@ -23,7 +23,7 @@ from troupe.dataplane.actors.progress import HeldUp
 from troupe.dataplane.actors.shards import Shards
 from troupe.dataplane.actors.world import Ending, World
 from troupe.dataplane.state.port import Entry, Owner, StateStore
-from troupe.v1.status_pb2 import ShardStatus
+from troupe.v1.status_pb2 import ShardState, ShardStatus
 
 SWEEP = 10.0
 """Seconds between looks for sessions that have been idle too long."""
@@ -158,6 +158,10 @@ class Host:
     def statuses(self) -> list[ShardStatus]:
         """The shards held, and those that the store refuses, by number."""
         return self._shards.statuses()
+
+    def states(self) -> list[tuple[Owner, ShardState.ValueType]]:
+        """The states of the same, in no order: all of `statuses` that changes with what is held."""
+        return self._shards.states()
 
     def held_up(self) -> dict[int, HeldUp]:
         """What has been held up longest in each shard where something is, by number. To be asked every second or so: it

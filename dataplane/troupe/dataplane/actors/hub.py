@@ -16,6 +16,7 @@ from typing import Final
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.chassis.errors import ResourceExhausted
+from troupe.dataplane.actors.pace import COALESCE
 from troupe.v1.agent_pb2 import EventPosition
 from troupe.v1.turn_pb2 import Event
 
@@ -29,6 +30,8 @@ class Hub:
     """All logs of one worker."""
 
     def __init__(self) -> None:
+        self.coalesce = COALESCE[0]
+        """Seconds between two token events of one attempt, as the worker is now."""
         self._logs: dict[tuple[SessionKey, str], MessageLog] = {}
         self._feeds: dict[SessionKey, set[Feed]] = {}
 
@@ -117,6 +120,11 @@ class MessageLog:
         """What followers wait for, where any do."""
         self._waiters: set[asyncio.Future[None]] = set()
         """Of those who wait for the end alone."""
+
+    @property
+    def coalesce(self) -> float:
+        """See `Hub`."""
+        return self._hub.coalesce
 
     def append(self, event: Event, only: Number | None = None, digest: bytes = b"") -> None:
         """`only`: for the sender of this copy of the message and nobody else. `digest`: of the payload that it is

@@ -21,7 +21,7 @@ from troupe.dataplane.actors.schedule import Schedule
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Fenced, Owner
 from troupe.v1 import envelope_pb2, status_pb2
-from troupe.v1.status_pb2 import ShardStatus
+from troupe.v1.status_pb2 import ShardState, ShardStatus
 
 AGAIN: Final = 1.0
 """Seconds until a shard is acquired again that could not be."""
@@ -72,12 +72,18 @@ class Shard:
         found = (self._cut, self._unswept, *(actor.held_up() for actor in self.actors.values()))
         return min((held for held in found if held is not None), key=lambda held: held.since, default=None)
 
+    @property
+    def state(self) -> ShardState.ValueType:
+        """As it is reported."""
+        if self.releasing:
+            return status_pb2.SHARD_STATE_RELEASING
+        return status_pb2.SHARD_STATE_ACTIVE if self.subscription else status_pb2.SHARD_STATE_ACQUIRING
+
     def status(self) -> ShardStatus:
-        state = status_pb2.SHARD_STATE_ACTIVE if self.subscription else status_pb2.SHARD_STATE_ACQUIRING
         return ShardStatus(
             shard=self.owner.shard,
             epoch=self.owner.epoch,
-            state=status_pb2.SHARD_STATE_RELEASING if self.releasing else state,
+            state=self.state,
             running_sessions=sum(actor.turn is not None for actor in self.actors.values()),
             taken=self.progress.taken,
             settled=self.progress.settled,

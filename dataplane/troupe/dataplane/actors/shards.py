@@ -17,7 +17,7 @@ from troupe.dataplane.actors.shard import Shard
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.port import Owner
 from troupe.v1 import status_pb2
-from troupe.v1.status_pb2 import ShardStatus
+from troupe.v1.status_pb2 import ShardState, ShardStatus
 
 AT_ONCE = 1.0
 """Seconds that `hold` waits for shards to be acquired: as a rule milliseconds, but stores and brokers can be away."""
@@ -85,6 +85,11 @@ class Shards:
         ]
         held = [shard.status() for shard in self._held.values()]
         return sorted(held + refused, key=lambda status: status.shard)
+
+    def states(self) -> list[tuple[Owner, ShardState.ValueType]]:
+        """See `Host.states`."""
+        refused = [(owner, status_pb2.SHARD_STATE_REFUSED) for owner in self._refused]
+        return [(shard.owner, shard.state) for shard in self._held.values()] + refused
 
     def held_up(self) -> dict[int, HeldUp]:
         """What has been held up longest in each shard where something is."""

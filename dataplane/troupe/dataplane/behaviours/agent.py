@@ -115,11 +115,9 @@ class _Ports(JournaledCalls):
         self._model = model
 
     async def complete(self, request: ModelRequest, step: int) -> ModelAnswer:
-        timings = ModelTimings(self._clock.monotonic)
-        with tracing.tracer().start_as_current_span(
-            f"chat {self._model.endpoint.model}",
-            attributes={"gen_ai.operation.name": "chat", "gen_ai.request.model": self._model.endpoint.model},
-        ) as span:
+        timings, model = ModelTimings(self._clock.monotonic), self._model.endpoint.model
+        attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": model}
+        with tracing.around(f"chat {model}", attributes) as span:
             try:
                 answer = await self._model.complete(request, self._turn.events.text, timings)
             finally:

@@ -26,7 +26,7 @@ KEEP_ALIVE: Final = 60.0
 DNS_CACHE: Final = 30
 """Seconds that a name's addresses are remembered."""
 TRAILER: Final = 0.25
-"""Seconds to wait, after an answer is complete, for the end of its body, so that the connection can be used again."""
+"""Seconds that a connection has, after an answer is complete, for the end of its body, to be used again."""
 ERROR_BODY: Final = 2.0
 """Seconds to wait for what a refusal says."""
 
@@ -135,7 +135,7 @@ class ModelClient:
         except BaseException:
             response.close()
             raise
-        response.release()
+        _leave(response)
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse, call: "_Call") -> ModelAnswer:
@@ -172,7 +172,6 @@ class ModelClient:
             received = await read()
         answer = stream.answer()
         call.timings.mark("last_token")
-        await _drained(content)
         return answer
 
 
@@ -218,15 +217,11 @@ async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
         return b""
 
 
-async def _drained(content: aiohttp.StreamReader) -> None:
-    if content.at_eof():
-        return
-    try:
-        async with asyncio.timeout(TRAILER):
-            while not content.at_eof():
-                await content.readany()
-    except (TimeoutError, aiohttp.ClientError):
-        return
+def _leave(response: aiohttp.ClientResponse) -> None:
+    """Nobody waits for the end of a body whose answer is complete. Once it comes aiohttp uses the connection again; one
+    on which it does not come within TRAILER is closed."""
+    closing = asyncio.get_running_loop().call_later(TRAILER, response.close)
+    response.content.on_eof(closing.cancel)
 
 
 def _tracing() -> aiohttp.TraceConfig:

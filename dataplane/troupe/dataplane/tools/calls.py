@@ -94,10 +94,8 @@ class Calls:
     async def _run(self, call: ToolCall, tool: Tool) -> ToolMessage | UnknownOutcome:
         self._ports.tool_started(call)
         began = time.monotonic()
-        with tracing.tracer().start_as_current_span(
-            f"execute_tool {tool.name}",
-            attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool.name},
-        ):
+        attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool.name}
+        with tracing.around(f"execute_tool {tool.name}", attributes):
             for _ in range(IDEMPOTENT_TRIES if tool.idempotent else 1):
                 outcome = await self._executor.call(tool, call.arguments)
                 if outcome.code != "TOOL_TIMEOUT":
