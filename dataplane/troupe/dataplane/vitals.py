@@ -9,8 +9,8 @@ import structlog
 
 from troupe.chassis.clock import Clock
 from troupe.dataplane import metrics
+from troupe.dataplane.actors.coalescing import coalesce
 from troupe.dataplane.actors.host import Host
-from troupe.dataplane.actors.pace import coalesce
 from troupe.dataplane.actors.progress import HeldUp
 from troupe.dataplane.condition import Look, trouble
 from troupe.dataplane.watchdog import LoopWatch

@@ -10,8 +10,8 @@ from support.hosting import key, until
 from troupe.broker.order import Number
 from troupe.chassis.errors import Internal, ResourceExhausted
 from troupe.dataplane.actors.attempt import SHOWN_RESULT, AttemptEvents
+from troupe.dataplane.actors.coalescing import BUSY, COALESCE, coalesce
 from troupe.dataplane.actors.hub import FEED_LIMIT, Hub, MessageLog
-from troupe.dataplane.actors.pace import BUSY, COALESCE, coalesce
 from troupe.v1.agent_pb2 import EventPosition
 from troupe.v1.envelope_pb2 import Content
 from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished, ToolCallStarted

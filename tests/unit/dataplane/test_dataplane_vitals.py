@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from support.fake_clock import FakeClock
 
+from troupe.dataplane.actors.coalescing import COALESCE
 from troupe.dataplane.actors.hub import Hub
-from troupe.dataplane.actors.pace import COALESCE
 from troupe.dataplane.vitals import Vitals
 from troupe.dataplane.watchdog import LoopWatch
 

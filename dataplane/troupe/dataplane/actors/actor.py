@@ -1,7 +1,7 @@
 """One session in memory: what has arrived, what waits, and the one turn that runs.
 
 A delivery whose turn it is starts at once and stays unacked while it runs: the fast path, without further I/O. What
-cannot start within the store's `Patience` is written to the session's inbox and acked, so that it does not stand in the way of
+cannot start soon (`patience.py`) is written to the session's inbox and acked, so that it does not stand in the way of
 other sessions. What the session has sent and no broker has confirmed goes out beside the turns, and before the first
 one of a session that was just loaded. All methods that are not `async` run on the event loop without a pause.
 """

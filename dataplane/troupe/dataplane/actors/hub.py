@@ -16,7 +16,7 @@ from typing import Final
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.chassis.errors import ResourceExhausted
-from troupe.dataplane.actors.pace import COALESCE
+from troupe.dataplane.actors.coalescing import COALESCE
 from troupe.v1.agent_pb2 import EventPosition
 from troupe.v1.turn_pb2 import Event
 
