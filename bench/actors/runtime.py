@@ -23,7 +23,8 @@ from troupe.dataplane.load import TurnMeter
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
 from troupe.dataplane.state import connect as stores
-from troupe.dataplane.state.port import Owner, StateStore
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Owner
 from troupe.dataplane.tools.executor import InProcessExecutor
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
 

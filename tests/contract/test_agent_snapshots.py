@@ -7,7 +7,7 @@ import pytest
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.behaviours.agent import SNAPSHOT_EVERY
 from troupe.dataplane.runtime import Runtime
-from troupe.dataplane.state.port import Loaded
+from troupe.dataplane.state.session import Loaded
 from troupe.llm_sim.process import running
 from troupe.llm_sim.settings import LlmSimSettings
 

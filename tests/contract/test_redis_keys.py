@@ -31,7 +31,8 @@ from support.state_stores import (
 
 from troupe.chassis.errors import DataLoss
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import RECORD_KEPT, RETENTION, Companion, Entry, Outgoing, StateStore, begun
+from troupe.dataplane.state.port import Companion, StateStore
+from troupe.dataplane.state.session import RECORD_KEPT, RETENTION, Entry, Outgoing, begun
 
 SENT = Outgoing("default/default/clerk/bob", number(1, "ada"), b"sent")
 IDLE = replace(KEY, session="idle")

@@ -22,7 +22,8 @@ from support.state_stores import (
     seen,
 )
 
-from troupe.dataplane.state.port import RECORD_KEPT, Placed, StateStore
+from troupe.dataplane.state.port import Placed, StateStore
+from troupe.dataplane.state.session import RECORD_KEPT
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING, VERB_ANSWER_TOO_LATE
 from troupe.v1.turn_pb2 import Fate
 

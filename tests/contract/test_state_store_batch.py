@@ -27,16 +27,9 @@ from support.state_stores import (
 )
 
 from troupe.broker.order import Position
-from troupe.dataplane.state.port import (
-    CancelRecorded,
-    Companion,
-    Entry,
-    PauseRecorded,
-    StateStore,
-    TurnCommit,
-    VersionConflict,
-    begun,
-)
+from troupe.dataplane.state.errors import CancelRecorded, PauseRecorded, VersionConflict
+from troupe.dataplane.state.port import Companion, StateStore, TurnCommit
+from troupe.dataplane.state.session import Entry, begun
 from troupe.v1 import agent_pb2, promise_pb2
 from troupe.v1.turn_pb2 import Fate
 

@@ -23,7 +23,9 @@ from support.state_stores import (
     seen,
 )
 
-from troupe.dataplane.state.port import Claimed, Fenced, Owner, StateStore, VersionConflict, begun
+from troupe.dataplane.state.errors import Fenced, VersionConflict
+from troupe.dataplane.state.port import Claimed, StateStore
+from troupe.dataplane.state.session import Owner, begun
 
 # Every script of an owner, on a session of which message 1 is DONE and sent one, 2 has begun, 3 waits, and 4 runs
 # under another's mark.

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from support.state_stores import DEAD, KEY, NOW, OWNER, commit, entry, record
 
-from troupe.dataplane.state.port import RETENTION, StateStore
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import RETENTION
 
 MINUTE = 60.0
 

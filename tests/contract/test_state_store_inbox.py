@@ -25,7 +25,8 @@ from support.state_stores import (
 )
 
 from troupe.broker.order import Position
-from troupe.dataplane.state.port import Placed, StateStore, begun
+from troupe.dataplane.state.port import Placed, StateStore
+from troupe.dataplane.state.session import begun
 from troupe.v1.turn_pb2 import Fate
 
 # --- the inbox

@@ -28,7 +28,9 @@ from support.state_stores import (
     seen,
 )
 
-from troupe.dataplane.state.port import Entry, Fenced, Mark, Marked, Owner, Placed, StateStore, VersionConflict, begun
+from troupe.dataplane.state.errors import Fenced, Marked, VersionConflict
+from troupe.dataplane.state.port import Placed, StateStore
+from troupe.dataplane.state.session import Entry, Mark, Owner, begun
 
 HEIR = replace(OWNER, epoch=6, instance="worker-2.1")
 """Who owns the shard after OWNER."""

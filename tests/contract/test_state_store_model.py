@@ -38,18 +38,8 @@ from support.state_stores import (
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Place, Position
-from troupe.dataplane.state.port import (
-    RETENTION,
-    Backlog,
-    Claimed,
-    Companion,
-    Entry,
-    Mark,
-    Placed,
-    StateStore,
-    TurnCommit,
-    begun,
-)
+from troupe.dataplane.state.port import Claimed, Companion, Placed, StateStore, TurnCommit
+from troupe.dataplane.state.session import RETENTION, Backlog, Entry, Mark, begun
 from troupe.v1.turn_pb2 import Fate
 
 DAY = 24 * 3600.0

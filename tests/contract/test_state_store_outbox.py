@@ -27,17 +27,9 @@ from support.state_stores import (
 )
 
 from troupe.broker.addressing import SessionKey
-from troupe.dataplane.state.port import (
-    RECORD_KEPT,
-    Backlog,
-    Entry,
-    Outgoing,
-    Owner,
-    Sent,
-    StateStore,
-    TurnCommit,
-    VersionConflict,
-)
+from troupe.dataplane.state.errors import VersionConflict
+from troupe.dataplane.state.port import StateStore, TurnCommit
+from troupe.dataplane.state.session import RECORD_KEPT, Backlog, Entry, Outgoing, Owner, Sent
 from troupe.v1.turn_pb2 import Fate
 
 MONTH = 30 * 24 * 3600.0

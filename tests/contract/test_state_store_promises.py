@@ -27,7 +27,10 @@ from support.state_stores import (
     settlement,
 )
 
-from troupe.dataplane.state.port import RECORD_KEPT, CancelRecorded, Due, Promise, StateStore, VersionConflict
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.errors import CancelRecorded, VersionConflict
+from troupe.dataplane.state.port import Due, StateStore
+from troupe.dataplane.state.session import RECORD_KEPT
 from troupe.v1 import promise_pb2
 from troupe.v1.promise_pb2 import SETTLEMENT_ANSWER_APPLIED as APPLIED
 from troupe.v1.promise_pb2 import SETTLEMENT_ANSWER_DUPLICATE as DUPLICATE

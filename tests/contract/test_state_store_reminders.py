@@ -22,7 +22,8 @@ from support.state_stores import (
 )
 
 from troupe.broker.order import Position
-from troupe.dataplane.state.port import RECORD_KEPT, Due, Entry, StateStore
+from troupe.dataplane.state.port import Due, StateStore
+from troupe.dataplane.state.session import RECORD_KEPT, Entry
 from troupe.v1.turn_pb2 import Fate
 
 

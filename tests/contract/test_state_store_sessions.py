@@ -34,8 +34,10 @@ from troupe.broker.order import Position
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument
 from troupe.dataplane.state import sqlite_forget
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import RECENT, RECORD_KEPT, Loaded, Owner, Placed, StateStore, Verbs, begun
+from troupe.dataplane.state.control import Verbs
+from troupe.dataplane.state.port import Placed, StateStore
 from troupe.dataplane.state.redis import store as redis
+from troupe.dataplane.state.session import RECENT, RECORD_KEPT, Loaded, Owner, begun
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING
 
 DAY = 24 * 3600.0

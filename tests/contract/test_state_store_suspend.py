@@ -28,7 +28,9 @@ from support.state_stores import (
     settlement,
 )
 
-from troupe.dataplane.state.port import CancelRecorded, Claimed, Entry, Fenced, PauseRecorded, StateStore, begun
+from troupe.dataplane.state.errors import CancelRecorded, Fenced, PauseRecorded
+from troupe.dataplane.state.port import Claimed, StateStore
+from troupe.dataplane.state.session import Entry, begun
 from troupe.v1.turn_pb2 import FATE_WAITING
 
 APPROVAL = promise()

@@ -25,7 +25,8 @@ from support.state_stores import (
 )
 
 from troupe.broker.order import Position
-from troupe.dataplane.state.port import CancelRecorded, Placed, StateStore, VersionConflict
+from troupe.dataplane.state.errors import CancelRecorded, VersionConflict
+from troupe.dataplane.state.port import Placed, StateStore
 from troupe.v1.turn_pb2 import Fate
 
 # --- the journal

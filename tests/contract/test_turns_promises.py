@@ -11,7 +11,7 @@ from support.scripted_behaviour import Gate, Scripted
 from troupe.chassis.errors import FailedPrecondition
 from troupe.dataplane.actors import host
 from troupe.dataplane.actors.behaviour import TurnContext
-from troupe.dataplane.state.port import Promise
+from troupe.dataplane.state.control import Promise
 from troupe.v1 import promise_pb2, turn_pb2
 
 ANSWER = "m/answer"

@@ -13,7 +13,8 @@ from support.redis_server import RedisServer
 from support.state_stores import KEY, OWNER, attempt, commit, entry, promise, record, reminder, settlement
 
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import Entry, StateStore
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Entry
 from troupe.v1 import promise_pb2
 
 OPEN = promise_pb2.PROMISE_STATE_OPEN

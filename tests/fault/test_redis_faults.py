@@ -17,7 +17,8 @@ from support.state_stores import KEY, OWNER, cancel, commit, entry, envelope, pa
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import Fenced, StateStore
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.port import StateStore
 from troupe.dataplane.state.redis import link
 
 PATIENCE = 0.5

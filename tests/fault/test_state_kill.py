@@ -19,7 +19,9 @@ from support.state_writer import KEPT, SESSIONS, delta, fate, sent, state, steps
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Position
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import Backlog, Fenced, Owner, StateStore
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Backlog, Owner
 
 KILLS = 8
 

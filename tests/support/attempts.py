@@ -12,7 +12,7 @@ from troupe.broker.addressing import SessionKey
 from troupe.chassis.ledger import Ledger
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.behaviour import TurnContext
-from troupe.dataplane.state.port import Promise
+from troupe.dataplane.state.control import Promise
 from troupe.v1 import promise_pb2
 from troupe.v1.envelope_pb2 import Content, Data, Envelope
 from troupe.v1.turn_pb2 import ToolCallFinished, ToolCallStarted

@@ -9,7 +9,9 @@ from support.side_by_side import IDS, KEYS, OPEN, REMINDED, Asker, SideBySide
 from support.state_stores import DEAD, EXPIRED
 
 from troupe.broker.addressing import SessionKey
-from troupe.dataplane.state.port import Attempt, Control, Due, Entry, Owner, Promise, Reminder, Settlement, StateStore
+from troupe.dataplane.state.control import Control, Promise, Reminder, Settlement
+from troupe.dataplane.state.port import Due, StateStore
+from troupe.dataplane.state.session import Attempt, Entry, Owner
 from troupe.v1 import agent_pb2, promise_pb2
 from troupe.v1.agent_pb2 import Verb
 

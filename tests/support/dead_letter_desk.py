@@ -18,7 +18,8 @@ from troupe.chassis.errors import TroupeError, Unavailable
 from troupe.chassis.ids import uuid7
 from troupe.dataplane.dead_letters.filter import Filter
 from troupe.dataplane.dead_letters.letters import DeadLetters
-from troupe.dataplane.state.port import Owner, Record, StateStore, TurnCommit
+from troupe.dataplane.state.port import StateStore, TurnCommit
+from troupe.dataplane.state.session import Owner, Record
 from troupe.v1 import turn_pb2
 from troupe.v1.dead_letter_pb2 import PurgeResponse, RedriveOutcome, RedriveResponse
 from troupe.v1.envelope_pb2 import Content, Envelope

@@ -26,8 +26,10 @@ from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
 from troupe.dataplane.state import connect as stores
+from troupe.dataplane.state.control import Control, Settlement
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import Control, Loaded, Owner, Settlement, StateStore
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Loaded, Owner
 from troupe.v1 import agent_pb2, envelope_pb2, promise_pb2
 from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SendRequest, Verb
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from troupe.broker.retry import RetryPolicy
 from troupe.dataplane.actors.behaviour import TurnContext, TurnResult
-from troupe.dataplane.state.port import RETENTION, Promise
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.session import RETENTION
 from troupe.v1 import promise_pb2
 from troupe.v1.envelope_pb2 import Content
 

@@ -14,7 +14,9 @@ from support.state_stores import CANCELLED, DONE, REJECTED, SKIPPED, MovedTime, 
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
-from troupe.dataplane.state.port import Backlog, Claimed, Entry, Fenced, Loaded, Owner, Placed, StateStore
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.port import Claimed, Placed, StateStore
+from troupe.dataplane.state.session import Backlog, Entry, Loaded, Owner
 from troupe.v1 import promise_pb2
 
 KEYS = [SessionKey("default", "default", "clerk", name) for name in ("ada", "bob")]

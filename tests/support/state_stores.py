@@ -18,24 +18,19 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.chassis import sqlite_file
 from troupe.dataplane.state.connect import connected
+from troupe.dataplane.state.control import Control, Promise, Reminder, Settlement
+from troupe.dataplane.state.errors import Marked
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import (
+from troupe.dataplane.state.port import Begun, StateStore, TurnCommit
+from troupe.dataplane.state.session import (
     Attempt,
     Backlog,
-    Begun,
-    Control,
     Entry,
     Loaded,
-    Marked,
     Outgoing,
     Owner,
-    Promise,
     Record,
-    Reminder,
     SessionSummary,
-    Settlement,
-    StateStore,
-    TurnCommit,
     begun,
 )
 from troupe.dataplane.state.sqlite import SqliteStateStore

@@ -15,7 +15,8 @@ from support.state_stores import DEAD, DONE, attempt, entry, envelope, outgoing
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Position
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import Outgoing, Owner, Record, StateStore, TurnCommit
+from troupe.dataplane.state.port import StateStore, TurnCommit
+from troupe.dataplane.state.session import Outgoing, Owner, Record
 
 KEPT = 3
 """Of the newest messages sent, which are never struck."""

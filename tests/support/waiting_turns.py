@@ -29,7 +29,10 @@ from support.state_stores import (
 
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.port import Companion, Entry, Owner, PauseRecorded, Promise, StateStore, begun
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.errors import PauseRecorded
+from troupe.dataplane.state.port import Companion, StateStore
+from troupe.dataplane.state.session import Entry, Owner, begun
 from troupe.v1 import promise_pb2, turn_pb2
 
 SESSIONS = [SessionKey("default", "default", "clerk", f"s{number}") for number in range(8)]

@@ -10,7 +10,7 @@ from typing import Final
 
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import ResourceExhausted
-from troupe.dataplane.state.port import Backlog
+from troupe.dataplane.state.session import Backlog
 
 SAMPLED_FOR: Final = 1.0
 """Seconds after which another sample is wanted."""

@@ -21,7 +21,9 @@ from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement, ShardOwner
 from troupe.dataplane.selection import Selection
 from troupe.dataplane.standing import fate
-from troupe.dataplane.state.port import Control, Entry, StateStore
+from troupe.dataplane.state.control import Control
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Entry
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import ControlTurnsRequest, ControlTurnsResponse, MessageRef, Verb, VerbAnswer
 from troupe.v1.envelope_pb2 import SessionRef

@@ -24,7 +24,9 @@ from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import LAST, Hub
 from troupe.dataplane.peers import Peers, Stream
 from troupe.dataplane.placement import Placement, ShardOwner
-from troupe.dataplane.state.port import Promise, Record, StateStore
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Record
 from troupe.v1.agent_pb2 import EventPosition, MessageStatus, SubscribeRequest
 from troupe.v1.envelope_pb2 import SessionRef
 from troupe.v1.turn_pb2 import AwaitedPromise, Completed, Event, Failed

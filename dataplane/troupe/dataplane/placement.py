@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from troupe.chassis.errors import FailedPrecondition, Unavailable
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.session import Owner
 from troupe.v1.data_plane_pb2 import PlaceRequest
 
 PATIENCE: Final = 5.0

@@ -9,8 +9,9 @@ from troupe.chassis.wire import timestamp
 from troupe.dataplane import metrics
 from troupe.dataplane.nudging import Nudges
 from troupe.dataplane.placement import Placement
-from troupe.dataplane.state import port
-from troupe.dataplane.state.port import Settlement, StateStore
+from troupe.dataplane.state import control
+from troupe.dataplane.state.control import Settlement
+from troupe.dataplane.state.port import StateStore
 from troupe.v1 import promise_pb2
 from troupe.v1.envelope_pb2 import Content
 from troupe.v1.promise_pb2 import Promise, SettlementAnswer
@@ -25,7 +26,7 @@ class Promises:
     def __init__(self, store: StateStore, placement: Placement, nudges: Nudges) -> None:
         self._store, self._placement, self._nudges = store, placement, nudges
 
-    async def get(self, key: SessionKey, promise_id: str) -> port.Promise:
+    async def get(self, key: SessionKey, promise_id: str) -> control.Promise:
         """The promise as it stands. Raises NotFound."""
         await self._placement.ready()
         found = await self._store.promise(key, promise_id)
@@ -33,7 +34,9 @@ class Promises:
             raise _unknown(key, promise_id)
         return found
 
-    async def settle(self, key: SessionKey, settlement: Settlement) -> tuple[SettlementAnswer.ValueType, port.Promise]:
+    async def settle(
+        self, key: SessionKey, settlement: Settlement
+    ) -> tuple[SettlementAnswer.ValueType, control.Promise]:
         """Settle the promise, and tell the session, wherever it is: the answer, and the promise as it stands then.
         Raises NotFound."""
         await self._placement.ready()
@@ -61,7 +64,7 @@ class Promises:
         self._nudges.settled(key, promise_id, here_only=True)
 
 
-def shown(key: SessionKey, promise: port.Promise) -> Promise:
+def shown(key: SessionKey, promise: control.Promise) -> Promise:
     """The promise as a message, without its tokens; its value as it travels."""
     result = Promise(
         session=key.ref(),
@@ -89,7 +92,7 @@ def _unknown(key: SessionKey, promise_id: str) -> NotFound:
     return NotFound("PROMISE_UNKNOWN", f"session {key} has no promise {promise_id}, or has it no more")
 
 
-def _token(shard: int, key: SessionKey, promise: port.Promise) -> str:
+def _token(shard: int, key: SessionKey, promise: control.Promise) -> str:
     return f"{shard}:{len(key.path)}:{key.path}{promise.id}"
 
 

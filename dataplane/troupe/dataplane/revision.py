@@ -20,7 +20,7 @@ from troupe.dataplane.behaviours.agent import AgentBehaviour
 from troupe.dataplane.behaviours.state import StateForm
 from troupe.dataplane.llm.client import LlmConnections, ModelClient
 from troupe.dataplane.llm.endpoint import ModelEndpoint, ModelTimeouts
-from troupe.dataplane.state.port import RETENTION
+from troupe.dataplane.state.session import RETENTION
 from troupe.dataplane.tools import registry
 from troupe.dataplane.tools.executor import InProcessExecutor
 from troupe.dataplane.tools.tool import Tool

@@ -16,8 +16,8 @@ from troupe.dataplane import access, promise_tokens
 from troupe.dataplane.blobs.payloads import Payloads, check_inline
 from troupe.dataplane.json_schema import faults
 from troupe.dataplane.promises import Promises, shown
-from troupe.dataplane.state import port
-from troupe.dataplane.state.port import Settlement
+from troupe.dataplane.state import control
+from troupe.dataplane.state.control import Settlement
 from troupe.v1 import promise_pb2
 from troupe.v1 import promise_pb2_grpc as served
 from troupe.v1.envelope_pb2 import Content, Data, SessionRef
@@ -96,7 +96,7 @@ class PromiseDesk(served.PromiseServiceServicer):
             await self._inline(one)
         return ListPromisesResponse(promises=own, next_page_token=token)
 
-    async def _found(self, request: Asked) -> tuple[SessionKey, port.Promise]:
+    async def _found(self, request: Asked) -> tuple[SessionKey, control.Promise]:
         """The promise that the caller names: by its token, or by its name in a session of the caller's."""
         if request.token:
             key, promise_id = promise_tokens.named(request.token)
@@ -114,7 +114,7 @@ class PromiseDesk(served.PromiseServiceServicer):
         key = access.session(request.promise.session, self._labels)
         return key, await self._promises.get(key, request.promise.promise_id)
 
-    async def _to_settle(self, request: ResolveRequest | RejectRequest) -> tuple[SessionKey, port.Promise]:
+    async def _to_settle(self, request: ResolveRequest | RejectRequest) -> tuple[SessionKey, control.Promise]:
         """The same, where the caller may settle it."""
         if len(request.settlement_id.encode()) > MAX_ID:
             raise InvalidArgument("BAD_SETTLEMENT_ID", f"settlement_id: more than {MAX_ID} bytes")
@@ -133,16 +133,16 @@ class PromiseDesk(served.PromiseServiceServicer):
         self,
         key: SessionKey,
         request: ResolveRequest | RejectRequest,
-        promise: port.Promise,
+        promise: control.Promise,
         state: PromiseState.ValueType,
         value: bytes,
-    ) -> tuple[SettlementAnswer.ValueType, port.Promise]:
+    ) -> tuple[SettlementAnswer.ValueType, control.Promise]:
         by = "" if request.token else caller().name
         return await self._promises.settle(
             key, Settlement(promise.id, request.settlement_id or uuid7(), state, value, by)
         )
 
-    async def _whole(self, key: SessionKey, promise: port.Promise) -> Promise:
+    async def _whole(self, key: SessionKey, promise: control.Promise) -> Promise:
         return await self._inline(shown(key, promise))
 
     async def _inline(self, promise: Promise) -> Promise:
@@ -151,7 +151,7 @@ class PromiseDesk(served.PromiseServiceServicer):
         return promise
 
 
-def _of_schema(promise: port.Promise, value: Content) -> Content:
+def _of_schema(promise: control.Promise, value: Content) -> Content:
     """The value as its turn gets it: JSON, where there is a schema for it; a text is then a JSON text. Raises
     InvalidArgument where it is not of the schema."""
     if not promise.json_schema:

@@ -22,7 +22,9 @@ from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement, ShardOwner
 from troupe.dataplane.session_history import newest_entries
 from troupe.dataplane.standing import FINAL
-from troupe.dataplane.state.port import Entry, Fenced, Owner, Record, SessionSummary, StateStore
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Entry, Owner, Record, SessionSummary
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import DeleteSessionRequest, GetSessionRequest, HistoryEntry, Session
 from troupe.v1.turn_pb2 import Fate, Usage

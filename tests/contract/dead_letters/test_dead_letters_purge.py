@@ -9,7 +9,7 @@ from troupe.broker.port import AGENTS
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.dead_letters.filter import Filter
 from troupe.dataplane.dead_letters.letters import BATCH
-from troupe.dataplane.state.port import RECORD_KEPT
+from troupe.dataplane.state.session import RECORD_KEPT
 
 
 class TestPurge:

@@ -15,7 +15,7 @@ from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import AlreadyExists, NotFound, TroupeError
 from troupe.chassis.wire import duration, timestamp
 from troupe.dataplane.standing import FINAL
-from troupe.dataplane.state.port import Control, Settlement
+from troupe.dataplane.state.control import Control, Settlement
 from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import VERB_CANCEL, VERB_KILL, VERB_PAUSE, VERB_RESUME, SendRequest
 from troupe.v1.envelope_pb2 import Content

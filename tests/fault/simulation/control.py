@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fault.simulation.history import History
 from fault.simulation.worker import Worker
 
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.session import Owner
 
 LEASE = 10.0
 """Seconds for which a process that is gone is taken to live."""

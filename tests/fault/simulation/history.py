@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
-from troupe.dataplane.state.port import Owner, Promise, Record
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.session import Owner, Record
 
 MessageKey = tuple[SessionKey, str]
 

@@ -11,26 +11,9 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.broker.port import AGENTS, PREFETCH, DeadLetter, Delivery, Depth, HeldLetter, Subscription
 from troupe.chassis.errors import TroupeError
-from troupe.dataplane.state.port import (
-    Attempt,
-    Backlog,
-    Begun,
-    Claimed,
-    Control,
-    Due,
-    Entry,
-    Loaded,
-    Mark,
-    Owner,
-    Placed,
-    Promise,
-    Record,
-    SessionSummary,
-    Settlement,
-    StateStore,
-    TurnCommit,
-    Verbs,
-)
+from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, StateStore, TurnCommit
+from troupe.dataplane.state.session import Attempt, Backlog, Entry, Loaded, Mark, Owner, Record, SessionSummary
 from troupe.v1.agent_pb2 import Verb, VerbAnswer
 from troupe.v1.envelope_pb2 import Envelope
 from troupe.v1.promise_pb2 import SettlementAnswer

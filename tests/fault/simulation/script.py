@@ -14,7 +14,8 @@ from troupe.broker.order import Number
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.dataplane.actors.behaviour import Remind, Send, TurnContext, TurnResult
-from troupe.dataplane.state.port import RETENTION, Owner, Promise
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.session import RETENTION, Owner
 from troupe.v1.envelope_pb2 import Content, Envelope
 from troupe.v1.promise_pb2 import PROMISE_STATE_OPEN
 

@@ -10,19 +10,10 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.chassis.clock import Clock
 from troupe.dataplane.state import rules
+from troupe.dataplane.state.control import Control, Promise, Settlement
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import (
-    Attempt,
-    Control,
-    Due,
-    Entry,
-    Owner,
-    Placed,
-    Promise,
-    Record,
-    Settlement,
-    TurnCommit,
-)
+from troupe.dataplane.state.port import Due, Placed, TurnCommit
+from troupe.dataplane.state.session import Attempt, Entry, Owner, Record
 from troupe.dataplane.state.verbs import BINDING
 from troupe.v1 import agent_pb2, promise_pb2, turn_pb2
 from troupe.v1.agent_pb2 import MessageStatus, Verb, VerbAnswer

@@ -25,7 +25,8 @@ from troupe.dataplane.gateway import Gateway
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
-from troupe.dataplane.state.port import Control, Owner, Settlement
+from troupe.dataplane.state.control import Control, Settlement
+from troupe.dataplane.state.session import Owner
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.data_plane_pb2 import PlaceRequest
 from troupe.v1.envelope_pb2 import Envelope

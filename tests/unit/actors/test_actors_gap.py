@@ -9,7 +9,7 @@ from support.fake_clock import FakeClock
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.actors.gap import GapWatch
 from troupe.dataplane.actors.inbox import Run
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.session import Owner
 
 KEY = SessionKey("default", "default", "clerk", "s")
 

@@ -13,7 +13,7 @@ from troupe.chassis.tracing import Carrier
 from troupe.dataplane.actors.behaviour import Send
 from troupe.dataplane.actors.outbox import FORGET_STREAM, outgoing
 from troupe.dataplane.behaviours.context import MAX_SENDS, Context
-from troupe.dataplane.state.port import Loaded, Outgoing, Sent
+from troupe.dataplane.state.session import Loaded, Outgoing, Sent
 from troupe.v1.envelope_pb2 import Content, Envelope
 
 A, B, C = (SessionKey("tenant", "default", "clerk", name) for name in "abc")

@@ -6,7 +6,7 @@ from troupe.broker.order import Number
 from troupe.broker.port import Delivery
 from troupe.dataplane.actors.arrivals import Arrival, Arrivals
 from troupe.dataplane.actors.patience import PATIENCE, WORTH, Patience
-from troupe.dataplane.state.port import Entry
+from troupe.dataplane.state.session import Entry
 from troupe.v1.envelope_pb2 import Envelope
 
 LEAST, MOST = PATIENCE

@@ -14,7 +14,7 @@ from troupe.dataplane.actors.budget import UNACKED
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.state.memory import MemoryStateStore
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.session import Owner
 
 
 class Asking(MemoryBroker):

@@ -7,9 +7,9 @@ from troupe.chassis.wire import seconds
 from troupe.dataplane.actors.behaviour import Remind
 from troupe.dataplane.actors.outbox import EXPIRES
 from troupe.dataplane.actors.reminders import occurrence, reminders
-from troupe.dataplane.state.port import Entry
 from troupe.dataplane.state.schedule import following, is_occurrence
 from troupe.dataplane.state.schedule import occurrence as due_entry
+from troupe.dataplane.state.session import Entry
 from troupe.v1.envelope_pb2 import Content, Envelope
 
 ADA = SessionKey("default", "default", "clerk", "ada")

@@ -8,7 +8,7 @@ from support.attempts import Attempts
 
 from troupe.dataplane.actors.behaviour import NotCompensated
 from troupe.dataplane.behaviours.actor_context import ActorContext
-from troupe.dataplane.state.port import CancelRecorded
+from troupe.dataplane.state.errors import CancelRecorded
 from troupe.dataplane.tools.tool import tool
 
 DONE = list[str]()

@@ -8,7 +8,7 @@ from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import ResourceExhausted
 from troupe.dataplane import admission as module
 from troupe.dataplane.admission import GOOD_FOR, SAMPLED_FOR, Admission, Limits, Wanted
-from troupe.dataplane.state.port import Backlog
+from troupe.dataplane.state.session import Backlog
 
 LIMITS = Limits(mailbox_messages=100, mailbox_bytes=10_000, session_messages=10, session_bytes=1_000)
 NOTHING = Backlog(0, 0)

@@ -7,7 +7,7 @@ import pytest
 from troupe.chassis.errors import FailedPrecondition, Unavailable
 from troupe.dataplane import placement as module
 from troupe.dataplane.placement import Placement
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.session import Owner
 from troupe.v1.data_plane_pb2 import PlaceRequest, ShardAssignment
 
 

@@ -12,7 +12,7 @@ from troupe.dataplane.behaviours.actor import ActorBehaviour
 from troupe.dataplane.behaviours.agent import AgentBehaviour
 from troupe.dataplane.llm.client import LlmConnections
 from troupe.dataplane.revision import MAX_BATCH, Endpoint, Revision, prepare
-from troupe.dataplane.state.port import RETENTION
+from troupe.dataplane.state.session import RETENTION
 from troupe.v1.resource_pb2 import (
     UNKNOWN_OUTCOME_POLICY_PROMISE,
     ActorSpec,

@@ -33,7 +33,8 @@ from troupe.dataplane.actors.progress import BROKER, STORE, HeldUp, Progress
 from troupe.dataplane.actors.runner import Afterwards, TurnRunner
 from troupe.dataplane.actors.turn import Turn, waiting_turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Entry, Fenced, Owner
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.session import Entry, Owner
 from troupe.v1.envelope_pb2 import Envelope
 from troupe.v1.turn_pb2 import LedgerCause
 

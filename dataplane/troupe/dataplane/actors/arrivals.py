@@ -10,8 +10,9 @@ from troupe.broker.port import Delivery
 from troupe.chassis.clock import Clock
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Entry, Owner, Placed
+from troupe.dataplane.state.port import Placed
 from troupe.dataplane.state.schedule import entering
+from troupe.dataplane.state.session import Entry, Owner
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 

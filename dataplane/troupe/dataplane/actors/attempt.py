@@ -9,7 +9,7 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import TroupeError
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.hub import MessageLog
-from troupe.dataplane.state.port import Promise
+from troupe.dataplane.state.control import Promise
 from troupe.v1.envelope_pb2 import SessionRef
 from troupe.v1.turn_pb2 import Completed, Event, Failed, ToolCallFinished, ToolCallStarted
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Never
 
 from troupe.chassis.errors import FailedPrecondition
-from troupe.dataplane.state.port import Promise
+from troupe.dataplane.state.control import Promise
 
 
 class BatchHasNoCalls(FailedPrecondition):

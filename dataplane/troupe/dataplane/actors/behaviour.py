@@ -12,7 +12,7 @@ from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import TroupeError
 from troupe.chassis.ledger import Ledger
 from troupe.dataplane.actors.attempt import AttemptEvents
-from troupe.dataplane.state.port import Promise
+from troupe.dataplane.state.control import Promise
 from troupe.v1.envelope_pb2 import Content, Envelope
 from troupe.v1.turn_pb2 import Usage
 

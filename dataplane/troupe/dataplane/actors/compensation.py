@@ -10,7 +10,8 @@ from troupe.dataplane.actors.behaviour import NotCompensated
 from troupe.dataplane.actors.outcome import MAX_STARTS, cause_of, context_of, said, where
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import CancelRecorded, Fenced, Loaded, Owner
+from troupe.dataplane.state.errors import CancelRecorded, Fenced
+from troupe.dataplane.state.session import Loaded, Owner
 
 log = structlog.get_logger()
 

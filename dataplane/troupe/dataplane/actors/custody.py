@@ -17,7 +17,8 @@ from troupe.dataplane.actors.intake import Intake
 from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import CancelRecorded, Entry, Owner
+from troupe.dataplane.state.errors import CancelRecorded
+from troupe.dataplane.state.session import Entry, Owner
 
 MAX_RUN: Final = 1_000
 """Numbers that are given up in one write."""

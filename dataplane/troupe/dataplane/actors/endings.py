@@ -5,7 +5,8 @@ from typing import Final
 from troupe.broker.addressing import SessionKey
 from troupe.chassis.errors import AlreadyExists
 from troupe.chassis.wire import timestamp
-from troupe.dataplane.state.port import CancelRecorded, Record
+from troupe.dataplane.state.errors import CancelRecorded
+from troupe.dataplane.state.session import Record
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import MessageStatus
 from troupe.v1.turn_pb2 import Completed, Failed

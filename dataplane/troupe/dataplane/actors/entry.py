@@ -4,7 +4,7 @@ from troupe.broker.envelope import digest
 from troupe.broker.order import Number
 from troupe.chassis.errors import Aborted
 from troupe.chassis.wire import seconds, timestamp
-from troupe.dataplane.state.port import Entry
+from troupe.dataplane.state.session import Entry
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import MessageStatus
 from troupe.v1.envelope_pb2 import Envelope

@@ -5,7 +5,8 @@ from enum import Enum, auto
 from typing import Any
 
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Fenced, Owner
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.session import Owner
 
 
 class Errand(Enum):

@@ -18,7 +18,8 @@ from troupe.chassis.ids import uuid7
 from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.inbox import Run
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Fenced, Owner
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.session import Owner
 from troupe.v1 import envelope_pb2
 from troupe.v1.envelope_pb2 import Envelope
 

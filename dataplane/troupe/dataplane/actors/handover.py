@@ -8,7 +8,7 @@ import structlog
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Entry, Mark, Owner
+from troupe.dataplane.state.session import Entry, Mark, Owner
 
 LOOK: Final = 0.5
 """Seconds between two looks whether a mark has gone."""

@@ -22,7 +22,8 @@ from troupe.dataplane.actors.leaving import PUT_BACK, Leaving
 from troupe.dataplane.actors.progress import HeldUp
 from troupe.dataplane.actors.shards import Shards
 from troupe.dataplane.actors.world import Ending, World
-from troupe.dataplane.state.port import Entry, Owner, StateStore
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Entry, Owner
 from troupe.v1.status_pb2 import ShardState, ShardStatus
 
 SWEEP = 10.0

@@ -14,7 +14,7 @@ from troupe.dataplane.actors.progress import CODE
 from troupe.dataplane.actors.shard import Shard
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Fenced
+from troupe.dataplane.state.errors import Fenced
 
 GRACE: Final = 5.0
 """Seconds that a turn gets to end once it was told to at its deadline."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from troupe.broker.order import Number, Place, Position
-from troupe.dataplane.state.port import Entry, Verbs
+from troupe.dataplane.state.control import Verbs
+from troupe.dataplane.state.session import Entry
 
 NO_VERBS: Final = Verbs()
 SPARE: Final = 64

@@ -14,7 +14,8 @@ from troupe.dataplane.actors.patience import PATIENCE
 from troupe.dataplane.actors.progress import CODE
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Entry, Owner, Placed
+from troupe.dataplane.state.port import Placed
+from troupe.dataplane.state.session import Entry, Owner
 
 
 class Intake:

@@ -10,7 +10,9 @@ from troupe.chassis.errors import FailedPrecondition
 from troupe.dataplane.actors.progress import CODE, STORE
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Owner, PauseRecorded, Promise
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.errors import PauseRecorded
+from troupe.dataplane.state.session import Owner
 from troupe.v1 import promise_pb2, turn_pb2
 
 

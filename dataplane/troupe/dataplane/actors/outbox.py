@@ -15,7 +15,7 @@ from troupe.dataplane.actors import metrics
 from troupe.dataplane.actors.behaviour import Send
 from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Loaded, Outgoing, Owner
+from troupe.dataplane.state.session import Loaded, Outgoing, Owner
 from troupe.v1 import envelope_pb2
 from troupe.v1.envelope_pb2 import Envelope
 

@@ -19,7 +19,8 @@ from troupe.dataplane.actors.behaviour import Behaviour, TurnContext, TurnResult
 from troupe.dataplane.actors.journal import AttemptJournal
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import CancelRecorded, Fenced, Loaded, Owner, Record, VersionConflict
+from troupe.dataplane.state.errors import CancelRecorded, Fenced, VersionConflict
+from troupe.dataplane.state.session import Loaded, Owner, Record
 
 STALE_AFTER = 23 * 3600.0
 """Seconds after which a message that never began is not begun: records of its copies may be forgotten soon."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from troupe.dataplane.state.port import Entry, Outgoing
+from troupe.dataplane.state.session import Entry, Outgoing
 
 
 @dataclass(frozen=True, slots=True)

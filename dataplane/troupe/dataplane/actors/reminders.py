@@ -9,8 +9,9 @@ from troupe.broker.order import Number
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.behaviour import Remind
 from troupe.dataplane.actors.outbox import EXPIRES
-from troupe.dataplane.state.port import Entry, Reminder
+from troupe.dataplane.state.control import Reminder
 from troupe.dataplane.state.schedule import REMINDER
+from troupe.dataplane.state.session import Entry
 from troupe.v1 import envelope_pb2
 from troupe.v1.envelope_pb2 import Envelope
 

@@ -21,9 +21,10 @@ from troupe.dataplane.actors.reminders import occurrence
 from troupe.dataplane.actors.settle import settle
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Marked, Owner, PauseRecorded, Record
+from troupe.dataplane.state.errors import Marked, PauseRecorded
 from troupe.dataplane.state.rules import REDRIVABLE
 from troupe.dataplane.state.schedule import is_occurrence
+from troupe.dataplane.state.session import Owner, Record
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 

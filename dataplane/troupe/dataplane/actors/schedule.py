@@ -10,7 +10,8 @@ from typing import Final
 from troupe.broker.addressing import SessionKey
 from troupe.chassis import fault_points
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Fenced, Owner
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.session import Owner
 
 TICK: Final = 0.02
 """Seconds between two looks, at least, unless more was due than one look takes."""

@@ -37,17 +37,9 @@ from troupe.dataplane.actors.progress import BROKER, STORE
 from troupe.dataplane.actors.reminders import reminders
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import Ending, World
-from troupe.dataplane.state.port import (
-    CancelRecorded,
-    Companion,
-    Entry,
-    Loaded,
-    Owner,
-    PauseRecorded,
-    Record,
-    TurnCommit,
-    VersionConflict,
-)
+from troupe.dataplane.state.errors import CancelRecorded, PauseRecorded, VersionConflict
+from troupe.dataplane.state.port import Companion, TurnCommit
+from troupe.dataplane.state.session import Entry, Loaded, Owner, Record
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import MessageStatus
 from troupe.v1.envelope_pb2 import Content

@@ -19,7 +19,8 @@ from troupe.dataplane.actors.letters import POOL
 from troupe.dataplane.actors.progress import BROKER, STORE, HeldUp, Progress
 from troupe.dataplane.actors.schedule import Schedule
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Fenced, Owner
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.session import Owner
 from troupe.v1 import envelope_pb2, status_pb2
 from troupe.v1.status_pb2 import ShardState, ShardStatus
 

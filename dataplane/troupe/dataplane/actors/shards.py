@@ -15,7 +15,7 @@ from troupe.dataplane.actors.leaving import Leaving
 from troupe.dataplane.actors.progress import HeldUp
 from troupe.dataplane.actors.shard import Shard
 from troupe.dataplane.actors.world import World
-from troupe.dataplane.state.port import Owner
+from troupe.dataplane.state.session import Owner
 from troupe.v1 import status_pb2
 from troupe.v1.status_pb2 import ShardState, ShardStatus
 

@@ -11,7 +11,8 @@ from troupe.chassis.ledger import Ledger
 from troupe.chassis.wire import seconds
 from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.actors.progress import CODE, STORE
-from troupe.dataplane.state.port import Attempt, Entry, Promise
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.session import Attempt, Entry
 from troupe.v1.envelope_pb2 import Envelope
 from troupe.v1.turn_pb2 import LedgerCause
 

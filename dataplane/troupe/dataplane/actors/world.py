@@ -16,7 +16,8 @@ from troupe.chassis.outage import Outages
 from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.actors.patience import Patience
-from troupe.dataplane.state.port import Owner, StateStore
+from troupe.dataplane.state.port import StateStore
+from troupe.dataplane.state.session import Owner
 
 T = TypeVar("T")
 

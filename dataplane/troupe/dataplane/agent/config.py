@@ -10,7 +10,7 @@ from troupe.chassis.wire import seconds
 from troupe.dataplane.agent.prompt import Window, tokens_of
 from troupe.dataplane.agent.template import SystemPrompt
 from troupe.dataplane.llm.request import ToolDeclaration
-from troupe.dataplane.state.port import RETENTION
+from troupe.dataplane.state.session import RETENTION
 from troupe.dataplane.tools.tool import Tool
 from troupe.v1 import resource_pb2
 

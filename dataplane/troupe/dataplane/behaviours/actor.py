@@ -16,7 +16,7 @@ from troupe.dataplane.behaviours.compensation import compensate
 from troupe.dataplane.behaviours.context import Context
 from troupe.dataplane.behaviours.promises import TurnPromises
 from troupe.dataplane.behaviours.state import StateForm
-from troupe.dataplane.state.port import RETENTION
+from troupe.dataplane.state.session import RETENTION
 from troupe.dataplane.tools.executor import ToolExecutor
 from troupe.dataplane.tools.tool import Tool
 from troupe.v1.envelope_pb2 import Content

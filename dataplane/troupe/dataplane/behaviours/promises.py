@@ -13,7 +13,7 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import DataLoss, InvalidArgument, TroupeError
 from troupe.dataplane import promise_tokens
 from troupe.dataplane.actors.behaviour import TurnContext
-from troupe.dataplane.state.port import Promise
+from troupe.dataplane.state.control import Promise
 from troupe.v1 import promise_pb2
 from troupe.v1.envelope_pb2 import Content
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from troupe.broker.retry import RetryPolicy
 from troupe.dataplane.actors.behaviour import Behaviour, Journal, TurnContext, TurnResult
 from troupe.dataplane.blobs.payloads import Payloads
-from troupe.dataplane.state.port import Promise
+from troupe.dataplane.state.control import Promise
 from troupe.v1.envelope_pb2 import Content, Envelope
 from troupe.v1.promise_pb2 import PROMISE_STATE_RESOLVED
 

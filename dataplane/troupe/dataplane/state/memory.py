@@ -9,28 +9,21 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.dataplane.state import promises, rules, schedule, verbs
+from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
 from troupe.dataplane.state.memory_session import Session, Stream, Talk
-from troupe.dataplane.state.port import (
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, TurnCommit
+from troupe.dataplane.state.rules import Suspending
+from troupe.dataplane.state.session import (
     RECORD_KEPT,
     Attempt,
     Backlog,
-    Begun,
-    Claimed,
-    Control,
-    Due,
     Entry,
     Loaded,
     Mark,
     Owner,
-    Placed,
-    Promise,
     Record,
     SessionSummary,
-    Settlement,
-    TurnCommit,
-    Verbs,
 )
-from troupe.dataplane.state.rules import Suspending
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.promise_pb2 import SettlementAnswer

@@ -6,22 +6,9 @@ from dataclasses import dataclass, field, replace
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.dataplane.state import promises, rules, schedule
-from troupe.dataplane.state.port import (
-    RECENT,
-    RETENTION,
-    Control,
-    Entry,
-    Loaded,
-    Outgoing,
-    Placed,
-    Promise,
-    Record,
-    Reminder,
-    Sent,
-    SessionSummary,
-    TurnCommit,
-    Verbs,
-)
+from troupe.dataplane.state.control import Control, Promise, Reminder, Verbs
+from troupe.dataplane.state.port import Placed, TurnCommit
+from troupe.dataplane.state.session import RECENT, RETENTION, Entry, Loaded, Outgoing, Record, Sent, SessionSummary
 from troupe.dataplane.state.verbs import ENDING, Bound, Standing, binds, lifted
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import Verb, VerbAnswer

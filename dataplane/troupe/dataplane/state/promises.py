@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from troupe.dataplane.state.port import Entry, Promise, Settlement
+from troupe.dataplane.state.control import Promise, Settlement
+from troupe.dataplane.state.session import Entry
 from troupe.v1 import promise_pb2
 from troupe.v1.promise_pb2 import SettlementAnswer
 

@@ -12,20 +12,9 @@ from enum import Enum, auto
 
 from troupe.broker.order import Number, Place, Position
 from troupe.chassis.errors import FailedPrecondition
-from troupe.dataplane.state.port import (
-    Attempt,
-    Companion,
-    Entry,
-    Fenced,
-    Mark,
-    Marked,
-    Owner,
-    Placed,
-    Record,
-    TurnCommit,
-    VersionConflict,
-    begun,
-)
+from troupe.dataplane.state.errors import Fenced, Marked, VersionConflict
+from troupe.dataplane.state.port import Companion, Placed, TurnCommit
+from troupe.dataplane.state.session import Attempt, Entry, Mark, Owner, Record, begun
 from troupe.dataplane.state.verbs import FREE, Bound, refuse_cancelled, refuse_paused
 from troupe.v1 import turn_pb2
 from troupe.v1.turn_pb2 import Fate

@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 
 from troupe.broker.order import Number, Position
-from troupe.dataplane.state.port import Entry, Reminder
+from troupe.dataplane.state.control import Reminder
+from troupe.dataplane.state.session import Entry
 
 DUE_AT_ONCE = 1_000
 """Scheduled messages, reminders and promises that one `due` takes, in all, what was due first before the rest."""

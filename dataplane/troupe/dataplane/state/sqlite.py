@@ -17,27 +17,20 @@ from troupe.dataplane.state import sqlite_places as places
 from troupe.dataplane.state import sqlite_rows as rows
 from troupe.dataplane.state import sqlite_tables as tables
 from troupe.dataplane.state import verbs as verbs_
-from troupe.dataplane.state.port import (
+from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, TurnCommit
+from troupe.dataplane.state.rules import Suspending
+from troupe.dataplane.state.session import (
     RECORD_KEPT,
     Attempt,
     Backlog,
-    Begun,
-    Claimed,
-    Control,
-    Due,
     Entry,
     Loaded,
     Mark,
     Owner,
-    Placed,
-    Promise,
     Record,
     SessionSummary,
-    Settlement,
-    TurnCommit,
-    Verbs,
 )
-from troupe.dataplane.state.rules import Suspending
 from troupe.dataplane.state.sqlite_rows import MESSAGE, NUMBER
 from troupe.dataplane.state.sqlite_tables import AWAITS, SCHEMA, SUMMARY
 from troupe.v1 import turn_pb2

@@ -7,7 +7,8 @@ from operator import itemgetter
 
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.state import sqlite_tables as tables
-from troupe.dataplane.state.port import Entry, Promise, SessionSummary
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.session import Entry, SessionSummary
 from troupe.dataplane.state.sqlite_tables import CANCEL, ENTRY, KILL, OPEN, PAUSE, PROMISE, SUMMARY
 from troupe.v1 import turn_pb2
 from troupe.v1.turn_pb2 import Fate

@@ -10,7 +10,8 @@ from troupe.dataplane.state import promises, rules, schedule
 from troupe.dataplane.state import sqlite_control as controls
 from troupe.dataplane.state import sqlite_rows as rows
 from troupe.dataplane.state import sqlite_tables as tables
-from troupe.dataplane.state.port import Entry, Owner, Placed
+from troupe.dataplane.state.port import Placed
+from troupe.dataplane.state.session import Entry, Owner
 from troupe.dataplane.state.sqlite_control import TOMBSTONE, Scheduled
 
 

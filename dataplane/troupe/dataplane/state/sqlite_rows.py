@@ -8,18 +8,9 @@ from troupe.broker.order import Number, Position
 from troupe.dataplane.state import rules
 from troupe.dataplane.state import sqlite_control as controls
 from troupe.dataplane.state import sqlite_tables as tables
-from troupe.dataplane.state.port import (
-    RECENT,
-    Companion,
-    Control,
-    Entry,
-    Loaded,
-    Outgoing,
-    Owner,
-    Record,
-    Sent,
-    TurnCommit,
-)
+from troupe.dataplane.state.control import Control
+from troupe.dataplane.state.port import Companion, TurnCommit
+from troupe.dataplane.state.session import RECENT, Entry, Loaded, Outgoing, Owner, Record, Sent
 from troupe.dataplane.state.sqlite_tables import AWAITS, ENTRY, REDRIVABLE, REDRIVEN, STAND
 from troupe.dataplane.state.verbs import FREE, Standing
 from troupe.v1.turn_pb2 import Fate

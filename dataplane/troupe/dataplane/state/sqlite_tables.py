@@ -12,7 +12,8 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.chassis.sqlite import Schema
 from troupe.dataplane.state import rules
-from troupe.dataplane.state.port import RETENTION, Entry, Mark, Promise, SessionSummary
+from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.session import RETENTION, Entry, Mark, SessionSummary
 from troupe.dataplane.state.verbs import BINDING, ENDING, FREE, Bound
 from troupe.v1 import agent_pb2, promise_pb2
 

@@ -19,7 +19,9 @@ What was APPLIED or PENDING binds the message until it is settled; a PAUSE until
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from troupe.dataplane.state.port import CancelRecorded, Control, Entry, PauseRecorded
+from troupe.dataplane.state.control import Control
+from troupe.dataplane.state.errors import CancelRecorded, PauseRecorded
+from troupe.dataplane.state.session import Entry
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.turn_pb2 import Fate

@@ -11,19 +11,9 @@ import msgspec
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
-from troupe.dataplane.state.port import (
-    Claimed,
-    Entry,
-    Loaded,
-    Mark,
-    Outgoing,
-    Promise,
-    Record,
-    Reminder,
-    Sent,
-    SessionSummary,
-    Verbs,
-)
+from troupe.dataplane.state.control import Promise, Reminder, Verbs
+from troupe.dataplane.state.port import Claimed
+from troupe.dataplane.state.session import Entry, Loaded, Mark, Outgoing, Record, Sent, SessionSummary
 from troupe.v1 import promise_pb2
 from troupe.v1.promise_pb2 import PromiseState
 from troupe.v1.turn_pb2 import Fate

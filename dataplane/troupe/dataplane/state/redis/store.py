@@ -10,31 +10,24 @@ from troupe.broker.order import Number, Position
 from troupe.chassis.errors import Unavailable
 from troupe.chassis.redis_address import address
 from troupe.dataplane.state import rules, schedule, verbs
-from troupe.dataplane.state.port import (
+from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
+from troupe.dataplane.state.errors import Fenced
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, TurnCommit
+from troupe.dataplane.state.redis import layout, scripts
+from troupe.dataplane.state.redis.link import USE, Link
+from troupe.dataplane.state.redis.scripts import Script
+from troupe.dataplane.state.session import (
     RECENT,
     RECORD_KEPT,
     Attempt,
     Backlog,
-    Begun,
-    Claimed,
-    Control,
-    Due,
     Entry,
-    Fenced,
     Loaded,
     Mark,
     Owner,
-    Placed,
-    Promise,
     Record,
     SessionSummary,
-    Settlement,
-    TurnCommit,
-    Verbs,
 )
-from troupe.dataplane.state.redis import layout, scripts
-from troupe.dataplane.state.redis.link import USE, Link
-from troupe.dataplane.state.redis.scripts import Script
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.promise_pb2 import SettlementAnswer
 from troupe.v1.turn_pb2 import Fate
