@@ -53,9 +53,9 @@ bench: setup ## benchmarks beside their peers; one: make bench B=broker (ROUNDS=
 soak: setup ## a million messages with flat memory (MESSAGES=, SESSION=)
 	$(BENCH) -m bench.soak $(if $(MESSAGES),--messages $(MESSAGES)) $(if $(SESSION),--session $(SESSION))
 
-chaos: setup ## kill everything at random, lose and repeat nothing (SECONDS=, SEED=, FLEET=servers|embedded)
+chaos: setup ## kill everything at random, lose and repeat nothing (SECONDS=, SEED=, FLEET=servers|embedded, SESSIONS=, PACE=)
 	PYTHONPATH=tests $(BIN)/python -m fault.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) \
-	  $(if $(FLEET),--fleet $(FLEET))
+	  $(if $(FLEET),--fleet $(FLEET)) $(if $(SESSIONS),--sessions $(SESSIONS)) $(if $(PACE),--pace $(PACE))
 
 generate: setup ## Python code from protos/, reference pages from the code
 	$(BIN)/python protos/generate.py

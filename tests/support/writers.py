@@ -10,6 +10,10 @@ from support.recording_actor import Operation
 
 from troupe.v1 import turn_pb2
 
+PAUSE = 0.15
+"""Seconds from one confirm to a writer's next message: often enough that some are always under way, and the fleet, not
+its writers, has the processors."""
+
 
 class Writers:
     """Each sends numbered messages to a session of its own name, one after the other, through the gateways in turn."""
@@ -50,4 +54,4 @@ class Writers:
             number = len(sent) + 1
             message_id = await send(next(gateways), name, Operation(name, number, seconds=(0.0, 0.05)[number % 2]))
             sent.append(message_id)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(PAUSE)

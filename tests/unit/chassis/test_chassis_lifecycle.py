@@ -1,3 +1,4 @@
+import gc
 import os
 import pty
 import select
@@ -141,3 +142,16 @@ def test_a_signal_wakes_a_program_that_only_waits() -> None:
         return int(time.monotonic() - begun)
 
     assert lifecycle.run(main) == 0
+
+
+def test_the_garbage_collector_rests_while_a_service_is_imported_and_passes_it_over_from_then_on() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with lifecycle.importing():
+            assert not gc.isenabled()
+            imported: list[list[int]] = [[] for _ in range(100)]
+
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= frozen + len(imported)
+    finally:
+        gc.unfreeze()

@@ -125,3 +125,10 @@ def test_client_commands_import_no_service_and_nothing_heavy(module: str) -> Non
     assert [name for name in loaded if name.startswith((*HEAVY, *SERVICES))] == []
     if module == "main":
         assert "grpc" not in loaded
+
+
+def test_a_fleet_imports_no_client_that_it_may_not_need() -> None:
+    """Those of servers, of other people's stores, and what checks tokens come with the setting that asks for them."""
+    code = "import sys, troupe.cli.fleet; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert {"redis", "pika", "fsspec", "jwt", "cryptography"} & set(run.stdout.split()) == set()
