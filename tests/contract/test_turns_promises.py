@@ -39,7 +39,9 @@ async def test_a_turn_waits_for_its_promise_and_sees_its_value(backends: Backend
     assert (promise.promise_id, promise.name, promise.HasField("expires")) == (ANSWER, "answer", False)
     assert listener.events[3].started.continues
     causes = {row.cause: row.duration.ToNanoseconds() / 1e9 for row in end.completed.ledger.rows}
-    assert 0.1 <= causes[turn_pb2.LEDGER_CAUSE_PROMISE] <= whole
+    # Where the store's answer to the wait came late, that part of it is the store's.
+    waits = causes[turn_pb2.LEDGER_CAUSE_PROMISE] + causes[turn_pb2.LEDGER_CAUSE_STATE_STORE]
+    assert 0.1 <= waits <= whole
 
 
 async def test_what_is_not_settled_expires_and_the_turn_sees_that(backends: Backends) -> None:
