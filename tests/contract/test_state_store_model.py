@@ -315,13 +315,14 @@ class Scripts(ControlScripts):
         records = self.sessions[key].records.items()
         return next((dead for dead, kept in records if kept is not None and kept.fate in (DEAD, EXPIRED)), id_)
 
-    @rule(asker=askers, key=keys, index=indexes, seldom=rarely)
-    def delete(self, asker: Asker, key: SessionKey, index: int, seldom: bool) -> None:
+    @rule(asker=askers, key=keys, index=indexes, id_=ids, seldom=rarely)
+    def delete(self, asker: Asker, key: SessionKey, index: int, id_: str, seldom: bool) -> None:
         if not seldom:
             return
         owner = self.owner(asker)
         waiting = self.loaded(key).inbox[:index]
-        cancelled = {entry.message_id: record(CANCELLED, entry.message_id) for entry in waiting if not entry.skip}
+        named = {entry.message_id for entry in waiting if not entry.skip} | {self.dead(key, id_)}
+        cancelled = {name: record(CANCELLED, name) for name in sorted(named)}
         self.run(lambda store: store.delete(owner, key, cancelled, self.now), owner)
 
     @rule(later=st.sampled_from([1.0, DAY / 3, 2 * DAY, 40 * DAY]), seldom=rarely)

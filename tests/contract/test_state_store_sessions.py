@@ -39,6 +39,7 @@ from troupe.dataplane.state.port import Placed, StateStore
 from troupe.dataplane.state.redis import store as redis
 from troupe.dataplane.state.session import RECENT, RECORD_KEPT, Loaded, Owner, begun
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING
+from troupe.v1.turn_pb2 import Fate
 
 DAY = 24 * 3600.0
 MONTH = 30 * DAY
@@ -276,12 +277,24 @@ async def test_a_deletion_keeps_what_other_messages_have_done(store: StateStore)
         assert (await store.begin(OWNER, KEY, placed)).journal == journal
 
 
-async def test_a_deletion_does_not_change_how_a_message_ended(store: StateStore) -> None:
-    await store.commit(OWNER, commit(entry(1), record(DONE)))
+@pytest.mark.parametrize("fate", [DONE, DEAD, EXPIRED])
+async def test_a_deletion_does_not_change_how_a_message_ended(store: StateStore, fate: Fate.ValueType) -> None:
+    """It was about to end while the deletion was on its way."""
+    await store.commit(OWNER, commit(entry(1), record(fate)))
 
     await store.delete(OWNER, KEY, {"m1": record(CANCELLED)}, NOW)
 
-    assert await store.record(KEY, "m1") == record(DONE)
+    assert await store.record(KEY, "m1") == record(fate)
+
+
+async def test_a_deletion_settles_a_dead_letter_that_waits_again(store: StateStore) -> None:
+    await store.commit(OWNER, commit(entry(1), record(DEAD)))
+    await store.redrive(KEY, "m1", entry(2).number)
+    await store.put(OWNER, KEY, replace(entry(2, "m1"), redriven=True), b"")
+
+    await store.delete(OWNER, KEY, {"m1": record(CANCELLED)}, NOW)
+
+    assert await store.record(KEY, "m1") == record(CANCELLED)
 
 
 # --- forgetting

@@ -292,7 +292,8 @@ class MemoryStateStore:
             session.talk = Talk()
             session.reminders = {}
             for message_id, record in cancelled.items():
-                session.settle(message_id, record, now)
+                if not session.is_past(message_id):
+                    session.settle(message_id, record, now)
             session.rests = False
 
     async def forget(self, now: float) -> None:

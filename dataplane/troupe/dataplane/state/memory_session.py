@@ -275,6 +275,12 @@ class Session:
 
     # --- the end of a message
 
+    def is_past(self, message_id: str) -> bool:
+        """Whether a deletion leaves the message as it is."""
+        kept = self.records.get(message_id)
+        waits = bool(self.waiting(message_id)) or self.on_schedule(message_id) is not None
+        return rules.is_past(kept.record.fate if kept else None, waits=waits)
+
     def settle(self, message_id: str, record: Record, now: float) -> None:
         """Write the record, where it may be; what waits under this id keeps its place as a SKIP."""
         for entry in self.waiting(message_id):

@@ -338,9 +338,9 @@ class StateStore(Protocol):
 
     async def delete(self, owner: Owner, key: SessionKey, cancelled: Mapping[str, Record], now: float) -> None:
         """Drop state and history, reminders and what is on the schedule, which is settled as CANCELLED with the record
-        given for it; settle the named messages, which wait, as their records say; withdraw the promises of both.
-        Records, counters and the outbox stay, and the journals of all other messages: one that comes again must find
-        what it has done. Raises Fenced."""
+        given for it; settle the named messages, but those that have ended meanwhile, as their records say; withdraw the
+        promises of both. Records, counters and the outbox stay, and the journals of all other messages: one that comes
+        again must find what it has done. Raises Fenced."""
         ...
 
     async def forget(self, now: float) -> None:

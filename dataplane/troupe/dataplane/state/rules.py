@@ -270,6 +270,12 @@ def is_purged(fate: Fate.ValueType | None, *, awaited: bool, live: bool) -> bool
     return fate in REDRIVABLE and not (awaited or live)
 
 
+def is_past(fate: Fate.ValueType | None, *, waits: bool) -> bool:
+    """Whether a deletion that names the message comes too late for it: it ended, as a dead letter perhaps, and `waits`
+    neither in the inbox nor on the schedule."""
+    return fate is not None and not waits
+
+
 def shards_changed(declared: int, shards: int) -> FailedPrecondition:
     return FailedPrecondition(
         "SHARDS_CHANGED",

@@ -337,7 +337,8 @@ class SqliteStateStore:
             for table in ("session", "history", "snapshot", "reminder"):
                 db.execute(f"DELETE FROM {table} WHERE path = ?", (key.path,))
             for message_id, record in cancelled.items():
-                rows.settle(db, key, message_id, record, now)
+                if not rows.is_past(db, key, message_id):
+                    rows.settle(db, key, message_id, record, now)
             controls.wake(db, key)
 
         await self._database.write(script)

@@ -232,6 +232,12 @@ def fate_of(db: sqlite3.Connection, key: SessionKey, message_id: str) -> tuple[F
     return (None, False) if row is None else (row[0], bool(row[1]))
 
 
+def is_past(db: sqlite3.Connection, key: SessionKey, message_id: str) -> bool:
+    """Whether a deletion leaves the message as it is."""
+    waits = bool(waiting(db, key, message_id)) or controls.scheduled(db, key, message_id) is not None
+    return rules.is_past(fate_of(db, key, message_id)[0], waits=waits)
+
+
 def await_(db: sqlite3.Connection, key: SessionKey, message_id: str, number: Number) -> None:
     """A redriven copy of the message is on its way under this number."""
     db.execute(

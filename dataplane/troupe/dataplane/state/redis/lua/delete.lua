@@ -4,10 +4,14 @@ local refused = fenced()
 if refused then
   return refused
 end
+-- By the place of its arguments, each message that the deletion does not come too late for: `rules.is_past`.
 local found = {}
 for index = 5, #ARGV, 4 do
-  found[index] = found_on(ARGV[index])
-  look_at_records(found[index])
+  local named = found_on(ARGV[index])
+  if not named.fate or #named.live > 0 or #named.scheduled > 0 then
+    found[index] = named
+    look_at_records(named)
+  end
 end
 look_at_talk()
 look_at_inbox()
@@ -17,8 +21,8 @@ drop_talk()
 for _, reminder in ipairs(reminders()) do
   forget_reminder(reminder.name)
 end
-for index = 5, #ARGV, 4 do
+for index, named in pairs(found) do
   local record = {fate = tonumber(ARGV[index + 1]), digest = ARGV[index + 2], status = ARGV[index + 3]}
-  settle(found[index], record, ARGV[4])
+  settle(named, record, ARGV[4])
 end
 return accept()
