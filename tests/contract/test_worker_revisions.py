@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from support.fleets import actor
 from support.serving_worker import COUNTER, SHARDS, ServingWorker, config, counting_worker, serving_worker
 
 from troupe.chassis.wire import duration
+from troupe.dataplane.actors.host import Host
 from troupe.dataplane.config import RevisionFiles
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import GetMessageRequest, MessageStatus, SendRequest
@@ -67,14 +69,24 @@ async def test_a_turn_in_flight_ends_on_the_revision_that_it_began_with(
         assert (await end(worker, "s", await send(worker, "s", "hello"))).result.text == "newer"
 
 
-async def test_a_worker_without_a_revision_subscribes_to_nothing(tmp_path: Path) -> None:
+async def test_a_worker_without_a_revision_subscribes_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, blocks = Host.hold, [0.7]
+
+    async def blocking(*given: Any) -> None:
+        await hold(*given)
+        if given[1] and blocks:
+            time.sleep(blocks.pop())  # noqa: ASYNC251 - this is what blocks it
+
     async with serving_worker(tmp_path) as worker:
-        # Given shards and no revision
+        # Given shards and no revision, and a loop that was blocked before
         assert not (await worker.place()).shards
-        # When the first revision is not healthy, as the loop is blocked
         while (await worker.report()).health.state != HealthState.HEALTH_STATE_DEGRADED:
             time.sleep(0.7)  # noqa: ASYNC251 - this is what blocks it
             await asyncio.sleep(0.3)
+        # When the loop is blocked again as the first revision begins
+        monkeypatch.setattr(Host, "hold", blocking)
         first = config(1)
         attempt = await worker.apply(first)
         assert (attempt.phase, attempt.error.reason) == (ApplyPhase.APPLY_PHASE_ROLLED_BACK, "LOOP_BLOCKED")
@@ -83,9 +95,8 @@ async def test_a_worker_without_a_revision_subscribes_to_nothing(tmp_path: Path)
             assert not response.report.HasField("running")
             if not response.report.shards:
                 break
-        # And when the same is brought again and the loop is well, it holds what is placed there
-        while (await worker.apply(first)).phase != ApplyPhase.APPLY_PHASE_APPLIED:  # noqa: ASYNC110 - the time that it forgives after
-            await asyncio.sleep(0.2)
+        # And when the same is brought again and the loop is well, it holds what is placed there: what was is forgiven
+        assert (await worker.apply(first)).phase == ApplyPhase.APPLY_PHASE_APPLIED
         report = await worker.report()
         assert [shard.state for shard in report.shards] == [ShardState.SHARD_STATE_ACTIVE] * SHARDS
 

@@ -53,15 +53,15 @@ class Abandoned(Aborted):
 
 
 class Applier:
-    """Holds the running revision. `healthy` answers None, or what is wrong; it is asked `checks` times within `window`
-    seconds of a swap, once for a worker's first revision."""
+    """Holds the running revision. `healthy` answers None, or what has gone wrong since a swap, which was at that
+    Clock.monotonic(): it is asked `checks` times within `window` seconds of it, once for a worker's first revision."""
 
     def __init__(
         self,
         files: "RevisionFiles",
         prepare: Callable[[ConfigSpec], Revision],
         changed: Callable[[], Awaitable[None]],
-        healthy: Callable[[], TroupeError | None],
+        healthy: Callable[[float], TroupeError | None],
         clock: Clock,
         tasks: asyncio.TaskGroup,
         *,
@@ -161,7 +161,7 @@ class Applier:
             return self._record(config, status_pb2.APPLY_PHASE_ROLLED_BACK, unwritable)
         if self._trial is not None:
             self._trial.cancel()
-        self.running = revision
+        self.running, swapped = revision, self._clock.monotonic()
         try:
             await self._changed()
         except TroupeError as error:
@@ -171,8 +171,8 @@ class Applier:
             defect = Internal("BEGIN_FAILED", f"the revision cannot begin ({type(error).__name__})")
             return await self._conclude(config, revision, defect)
         if self._good is None:
-            return await self._conclude(config, revision, self._healthy())
-        self._trial = self._tasks.create_task(self._watch(config, revision))
+            return await self._conclude(config, revision, self._healthy(swapped))
+        self._trial = self._tasks.create_task(self._watch(config, revision, swapped))
         return self._record(config, status_pb2.APPLY_PHASE_PENDING)
 
     async def _prepared(self, config: ConfigSpec) -> Revision:
@@ -185,11 +185,11 @@ class Applier:
             log.exception("revision cannot be prepared: a defect of the runtime", revision=config.revision_id)
             raise Internal("PREPARE_FAILED", f"the revision cannot be prepared ({type(error).__name__})") from error
 
-    async def _watch(self, config: ConfigSpec, revision: Revision) -> None:
+    async def _watch(self, config: ConfigSpec, revision: Revision, swapped: float) -> None:
         wrong = None
         for _ in range(self._checks):
             await self._clock.sleep(self._window / self._checks)
-            if (wrong := self._healthy()) is not None:
+            if (wrong := self._healthy(swapped)) is not None:
                 break
         async with self._one_at_a_time:
             await self._conclude(config, revision, wrong)

@@ -145,7 +145,7 @@ class Reporter:
             return Health(state=status_pb2.HEALTH_STATE_DRAINING, cause=self.leaving)
         if self._vitals.trouble:
             return Health(state=status_pb2.HEALTH_STATE_DEGRADED, cause=self._vitals.trouble)
-        if blocked := self._watch.blocked(within=LATENCY_WINDOW):
+        if blocked := self._watch.blocked(self._clock.monotonic() - LATENCY_WINDOW):
             cause = f"something blocked the event loop for {blocked:.1f} s within the last minute"
             return Health(state=status_pb2.HEALTH_STATE_DEGRADED, cause=cause)
         return Health(state=status_pb2.HEALTH_STATE_HEALTHY)

@@ -51,8 +51,6 @@ from troupe.v1.status_pb2 import ShardStatus
 
 ENOUGH_TURNS = 5
 """Turns on a new revision from which on their failures speak against it."""
-LOOK_BACK = 3.0
-"""Seconds after which a blocked loop is forgiven."""
 
 
 class Plane:
@@ -143,9 +141,10 @@ class Plane:
                 await self.host.hold(mine, unwanted, placement.live, placement.position)
             self.host.revision_changed()
 
-    def _trouble(self) -> TroupeError | None:
-        """What speaks against the revision on trial. All that it adds or changes was activated before it ran."""
-        if blocked := self.watch.blocked(within=LOOK_BACK):
+    def _trouble(self, since: float) -> TroupeError | None:
+        """What speaks against the revision that is on trial since then. All that it adds or changes was activated
+        before it ran."""
+        if blocked := self.watch.blocked(since):
             return Unavailable("LOOP_BLOCKED", f"the worker's event loop was blocked for {blocked:.1f} s")
         generation = self.generation()
         begun, hopeless = self.meter.of(generation)

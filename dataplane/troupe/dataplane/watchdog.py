@@ -6,6 +6,7 @@ for good says nothing more to the control plane, which gives its shards to other
 
 import asyncio
 import contextlib
+import math
 import sys
 import threading
 import traceback
@@ -39,7 +40,7 @@ class LoopWatch:
     def __init__(self, clock: Clock, whose: Callable[[str], Mapping[str, str]] = lambda _: {}) -> None:
         self._clock, self.whose = clock, whose
         self._blocks: deque[tuple[float, float]] = deque(maxlen=MAX_BLOCKS)
-        self._beat = clock.monotonic()
+        self._beat = math.inf
         self._blocker = ""
 
     async def run(self) -> None:
@@ -53,12 +54,14 @@ class LoopWatch:
                     self._blocks.append((now, late))
                     log.warning("event loop was blocked", seconds=round(late, 3))
 
-    def blocked(self, within: float) -> float:
-        """How many seconds the last block took, if it ended within the last `within` seconds; else 0."""
-        if not self._blocks:
-            return 0.0
-        ended, seconds = self._blocks[-1]
-        return seconds if self._clock.monotonic() - ended <= within else 0.0
+    def blocked(self, since: float) -> float:
+        """How many seconds the last block took that ended when Clock.monotonic() was `since` or later, or has not been
+        noticed yet; 0 where there was none."""
+        now = self._clock.monotonic()
+        if (late := now - self._beat - BEAT) > LATE:
+            return late
+        ended, seconds = self._blocks[-1] if self._blocks else (0.0, 0.0)
+        return seconds if ended >= since else 0.0
 
     def share(self, within: float) -> tuple[float, str]:
         """The share of the last `within` seconds in which the loop was blocked, and the code that was seen last to do

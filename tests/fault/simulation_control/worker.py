@@ -295,7 +295,7 @@ class Process:
             self._around.found(f"{self.instance_id} runs a mix")
         await asyncio.sleep(0)
 
-    def _healthy(self) -> TroupeError | None:
+    def _healthy(self, _since: float) -> TroupeError | None:
         running = self.applier.running
         if running is None:
             return None

@@ -37,7 +37,7 @@ async def test_a_late_beat_is_a_block(delay: float, noticed: float) -> None:
     watch = LoopWatch(clock)
     with pytest.raises(StopAsyncIteration):
         await watch.run()
-    assert watch.blocked(within=10.0) == pytest.approx(noticed)
+    assert watch.blocked(clock.time - 10.0) == pytest.approx(noticed)
 
 
 async def test_a_block_is_forgotten_after_a_while() -> None:
@@ -45,8 +45,19 @@ async def test_a_block_is_forgotten_after_a_while() -> None:
     watch = LoopWatch(clock)
     with pytest.raises(StopAsyncIteration):
         await watch.run()
-    assert watch.blocked(within=40 * BEAT + 0.1) == pytest.approx(2.0)
-    assert watch.blocked(within=40 * BEAT - 0.1) == 0.0
+    assert watch.blocked(clock.time - 40 * BEAT - 0.1) == pytest.approx(2.0)
+    assert watch.blocked(clock.time - 40 * BEAT + 0.1) == 0.0
+
+
+async def test_a_block_that_the_watch_has_not_been_able_to_notice_is_one() -> None:
+    clock = Stalling(0.0)
+    watch = LoopWatch(clock)
+    assert watch.blocked(0.0) == 0.0
+    with pytest.raises(StopAsyncIteration):
+        await watch.run()
+    clock.time += BEAT + 0.5
+
+    assert watch.blocked(clock.time) == pytest.approx(0.5)
 
 
 async def test_the_share_that_was_blocked_is_of_the_window_alone() -> None:
