@@ -58,7 +58,8 @@ async def posts(url: str, actors: int, seconds: float) -> Load:
         script.write_text(_REQUEST % {"path": url, "actors": actors})
         server = url.split("/")[2]
         said = await _run(
-            "wrk", _wrk(), "-t1", f"-c{actors}", f"-d{seconds:.0f}s", "--latency", "-s", script, f"http://{server}"
+            *("wrk", _wrk(), "-t1", f"-c{actors}", f"-d{seconds:.0f}s", "--latency", "--timeout", "10s", "-s", script),
+            f"http://{server}",
         )
     rate, median = re.search(r"Requests/sec:\s+([\d.]+)", said), re.search(r"50%\s+([\d.]+)(us|ms|s)\b", said)
     if rate is None or median is None or "Non-2xx" in said or "Socket errors" in said:
