@@ -176,7 +176,6 @@ class Fleet:
         leader = await self.processes.leader()
         began = time.monotonic()
         await leader.kill()
-        self.processes.servers.remove(leader.address)
         await self.start_plane(leader.address)
         return began
 
@@ -206,7 +205,7 @@ class Fleet:
 
     async def whole(self) -> None:
         """Wait until all workers hold their shards again."""
-        # A control plane that stands by answers too, with what is stored alone: the one that leads is to be asked first.
+        # One that stands by answers too, with what is stored alone: the one that leads is to be asked first.
         leader = (await self.processes.leader()).address
         self.processes.servers.sort(key=lambda address: address != leader)
         await self.processes.settled(*WORKERS)
