@@ -316,6 +316,18 @@ def test_order_is_not_asked_of_what_was_redriven() -> None:
     assert not check(found).holds
 
 
+def test_what_was_redriven_has_two_ends_at_the_most() -> None:
+    found = history()
+    charge = by_id(found, "c.s.5")
+    charge.answers[:] = [Answer("DEAD", "WORKER_KILLED"), Answer("DEAD", "UNKNOWN_OUTCOME")]
+    redriven = replace(found, redriven=frozenset({charge.place}))
+
+    assert check(redriven).broken == []
+    assert not check(found).holds
+    charge.answers.append(Answer("DEAD", "HOPELESS"))
+    assert not check(redriven).holds
+
+
 def test_a_seed_has_one_schedule_of_faults() -> None:
     for faults in (
         lambda seed: schedule.worker(seed, "w0"),
