@@ -136,7 +136,11 @@ async def hand_over_and_take_over(fleet: WorkerFleet) -> None:
     """A message runs on under the mark of a worker that gave up its shard, and the new owner does not wait for it."""
     a, b = fleet.members["a"], fleet.members["b"]
     await sent(a, "long", Operation("c", 1, seconds=1.5))
-    await asyncio.sleep(0.1)
+    long = agent_pb2.GetSessionRequest(session=SessionRef(agent="recorder", session="long"))
+    running = agent_pb2.SESSION_STATE_RUNNING
+    async with asyncio.timeout(10):
+        while (await a.agents.GetSession(long)).session.state != running:  # noqa: ASYNC110 - it tells when asked
+            await asyncio.sleep(0.02)
     shards = range(4)
     await fleet.place({}, revoked=shards, live=[a, b])
     async with asyncio.timeout(10):
