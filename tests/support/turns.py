@@ -75,7 +75,7 @@ class ScriptedPorts:
     def journaled_result(self, call_id: str) -> ToolMessage | None:
         return self.journal.results.get(call_id)
 
-    async def journal_result(self, result: ToolMessage) -> None:
+    async def journal_result(self, result: ToolMessage, seconds: float) -> None:
         def write() -> None:
             self.journal.results[result.call_id] = result
             self.writes.append(("result", result.call_id))

@@ -36,8 +36,6 @@ class JournaledCalls:
         """`asks`: a person is asked what a call of unknown outcome came to."""
         self._turn, self._promises, self._clock, self._asks = turn, promises, clock, asks
         self._asked: list[str] = []
-        self._ended: dict[str, float] = {}
-        """When the tools of calls whose results are being written were done."""
 
     def journaled_start(self, call_id: str) -> bool:
         return f"start/{call_id}" in self._turn.journal.kept
@@ -46,8 +44,9 @@ class JournaledCalls:
         kept = self._turn.journal.kept.get(f"result/{call_id}")
         return None if kept is None else _result(kept)
 
-    async def journal_result(self, result: ToolMessage) -> None:
-        self._ended[result.call_id] = self._clock.monotonic()
+    async def journal_result(self, result: ToolMessage, seconds: float) -> None:
+        ended = self._clock.monotonic()
+        self._turn.ledger.add(turn_pb2.LEDGER_CAUSE_TOOL, ended - seconds, ended)
         await self._turn.journal.keep({f"result/{result.call_id}": _encode(result)}, starts=False)
 
     @contextmanager
@@ -82,9 +81,6 @@ class JournaledCalls:
         )
 
     def tool_finished(self, call: ToolCall, result: ToolMessage, replayed: bool, seconds: float) -> None:
-        if seconds:
-            ended = self._ended.pop(call.call_id)
-            self._turn.ledger.add(turn_pb2.LEDGER_CAUSE_TOOL, ended - seconds, ended)
         self._turn.events.tool_finished(
             turn_pb2.ToolCallFinished(
                 call_id=call.call_id,

@@ -27,8 +27,8 @@ class CallPorts(Protocol):
         """The result that an earlier attempt journaled for this call."""
         ...
 
-    async def journal_result(self, result: ToolMessage) -> None:
-        """Write a call's result. Comes from several tasks at once."""
+    async def journal_result(self, result: ToolMessage, seconds: float) -> None:
+        """Write a call's result, right after its tool ran for so long. Comes from several tasks at once."""
         ...
 
     def calling(self, call: ToolCall) -> AbstractContextManager[None]:
@@ -111,7 +111,7 @@ class Calls:
 
     async def _finish(self, call: ToolCall, outcome: ToolOutcome, seconds: float) -> ToolMessage:
         result = ToolMessage(call.call_id, call.tool, outcome.content, self._message_id, outcome.failed, outcome.json)
-        await self._ports.journal_result(result)
+        await self._ports.journal_result(result, seconds)
         self._ports.tool_finished(call, result, replayed=False, seconds=seconds)
         return result
 
