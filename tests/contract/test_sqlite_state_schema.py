@@ -20,9 +20,8 @@ from support.state_stores import (
 )
 
 from troupe.chassis import sqlite_file
-from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.port import Placed
-from troupe.dataplane.state.session import RETENTION, Sent
+from troupe.dataplane.state.session import RETENTION, Sent, Verbs
 from troupe.dataplane.state.sqlite_tables import SCHEMA
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING
 

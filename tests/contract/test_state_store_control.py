@@ -23,10 +23,9 @@ from support.state_stores import (
 )
 
 from troupe.broker.order import Position
-from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.errors import CancelRecorded, VersionConflict
 from troupe.dataplane.state.port import Placed, StateStore
-from troupe.dataplane.state.session import Entry, Record, begun
+from troupe.dataplane.state.session import Entry, Record, Verbs, begun
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED as APPLIED
 from troupe.v1.agent_pb2 import VERB_ANSWER_PENDING as PENDING
 from troupe.v1.agent_pb2 import VERB_ANSWER_TOO_LATE as TOO_LATE

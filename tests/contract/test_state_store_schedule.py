@@ -32,9 +32,8 @@ from support.state_stores import (
 
 from troupe.broker.order import Position
 from troupe.dataplane.state import schedule
-from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.port import Due, Placed, StateStore
-from troupe.dataplane.state.session import Backlog, Entry, Owner
+from troupe.dataplane.state.session import Backlog, Entry, Owner, Verbs
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED as APPLIED
 from troupe.v1.agent_pb2 import VERB_ANSWER_TOO_LATE as TOO_LATE
 from troupe.v1.turn_pb2 import FATE_SCHEDULED

@@ -34,10 +34,9 @@ from troupe.broker.order import Position
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument
 from troupe.dataplane.state import sqlite_forget
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.port import Placed, StateStore
 from troupe.dataplane.state.redis import store as redis
-from troupe.dataplane.state.session import RECENT, RECORD_KEPT, Loaded, Owner, begun
+from troupe.dataplane.state.session import RECENT, RECORD_KEPT, Loaded, Owner, Verbs, begun
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING
 from troupe.v1.turn_pb2 import Fate
 

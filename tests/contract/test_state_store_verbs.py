@@ -27,10 +27,9 @@ from support.state_stores import (
     verb,
 )
 
-from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.errors import CancelRecorded, PauseRecorded, VersionConflict
 from troupe.dataplane.state.port import Claimed, Placed, StateStore
-from troupe.dataplane.state.session import Entry, begun
+from troupe.dataplane.state.session import Entry, Verbs, begun
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED as APPLIED
 from troupe.v1.agent_pb2 import VERB_ANSWER_NOT_FOUND as NOT_FOUND
 from troupe.v1.agent_pb2 import VERB_ANSWER_PENDING as PENDING

@@ -58,7 +58,7 @@ class ControlScripts(SideBySide):
         verb_id = f"{Verb.Name(kind).removeprefix('VERB_').lower()} {name}"
         lifted = lifts if kind == agent_pb2.VERB_RESUME else ""
         message_id = id_ or self.waiting(key, index).message_id
-        control = Control(kind, verb_id, message_id, attempt, lifted, f"by {verb_id}".encode(), dry_run)
+        control = Control(kind, verb_id, message_id, attempt, lifted, f"by {verb_id}".encode(), dry_run=dry_run)
         before = self.sessions
         answer = self.run(lambda store: store.control(key, control))
         if dry_run:

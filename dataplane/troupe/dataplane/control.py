@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -19,6 +19,7 @@ from troupe.dataplane.following import Following
 from troupe.dataplane.nudging import Nudges
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement, ShardOwner
+from troupe.dataplane.restarting import Restarts, restarted_as
 from troupe.dataplane.selection import Selection
 from troupe.dataplane.standing import fate
 from troupe.dataplane.state.control import Control
@@ -35,6 +36,7 @@ PAGE: Final = 500
 """Messages that the store is asked for at once."""
 
 _STOPS: Final = frozenset({agent_pb2.VERB_CANCEL, agent_pb2.VERB_KILL})
+_SETTLES: Final = _STOPS | {agent_pb2.VERB_RESTART}
 _BINDS: Final = frozenset({agent_pb2.VERB_ANSWER_APPLIED, agent_pb2.VERB_ANSWER_PENDING})
 
 log = structlog.get_logger()
@@ -48,6 +50,8 @@ class Order:
     verb_id: str
     lifts: str = ""
     """RESUME: the PAUSE that it lifts, by its verb id; empty: all."""
+    from_step: int = 0
+    """RESTART: the first step that is taken again."""
     dry_run: bool = False
 
 
@@ -63,9 +67,10 @@ class TurnControl:
         following: Following,
         peers: Peers,
         nudges: Nudges,
+        restarts: Restarts,
     ) -> None:
         self._store, self._host, self._clock, self._placement = store, host, clock, placement
-        self._following, self._peers, self._nudges = following, peers, nudges
+        self._following, self._peers, self._nudges, self._restarts = following, peers, nudges, restarts
 
     async def named(
         self, order: Order, messages: Sequence[tuple[SessionKey, MessageRef]], *, relayed: bool = False
@@ -74,15 +79,17 @@ class TurnControl:
         order. `relayed`: another worker has recorded it, and tells this one, their owner."""
         for start in range(0, len(messages), AT_ONCE):
             some = messages[start : start + AT_ONCE]
-            answers = await asyncio.gather(*(self._record(order, key, ref) for key, ref in some))
+            recorded = await asyncio.gather(*(self._record(order, key, ref, relayed) for key, ref in some))
             if not order.dry_run:
                 bound = [
-                    (key, ref.message_id) for (key, ref), answer in zip(some, answers, strict=True) if answer in _BINDS
+                    (key, ref.message_id)
+                    for (key, ref), response in zip(some, recorded, strict=True)
+                    if response.answer in _BINDS
                 ]
                 self._nudges.verb(order.verb, order.verb_id, bound, lifts=order.lifts, here_only=relayed)
                 await asyncio.gather(*(self._announce(order, key, message_id) for key, message_id in bound))
-            for (_, ref), answer in zip(some, answers, strict=True):
-                yield ControlTurnsResponse(message=ref, answer=answer, verb_id=order.verb_id)
+            for response in recorded:
+                yield response
 
     async def selected(
         self,
@@ -118,22 +125,49 @@ class TurnControl:
         (answer,) = [one.answer async for one in self.named(order, [(key, MessageRef(message_id=message_id))])]
         return answer
 
-    async def _record(self, order: Order, key: SessionKey, ref: MessageRef) -> VerbAnswer.ValueType:
-        status = b""
-        if order.verb in _STOPS and not order.dry_run:
-            entry, now = await self._store.waiting(key, ref.message_id), self._clock.now()
-            status = cancelled_record(key, ref.message_id, b"", entry.attempts if entry else 0, now).status
+    async def _record(self, order: Order, key: SessionKey, ref: MessageRef, relayed: bool) -> ControlTurnsResponse:
+        response = ControlTurnsResponse(message=ref, verb_id=order.verb_id)
         attempt = ref.attempt if ref.HasField("attempt") else None
-        control = Control(order.verb, order.verb_id, ref.message_id, attempt, order.lifts, status, order.dry_run)
-        answer = await self._store.control(key, control)
+        control = Control(order.verb, order.verb_id, ref.message_id, attempt, order.lifts, dry_run=order.dry_run)
+        if order.verb == agent_pb2.VERB_RESTART:
+            await self._restart(order, key, control, response, relayed=relayed)
+        else:
+            if order.verb in _STOPS and not order.dry_run:
+                control = replace(control, status=await self._cancelled(key, ref.message_id))
+            response.answer = await self._store.control(key, control)
         fault_points.reach("verb.after")
         if not order.dry_run:
-            metrics.VERBS.labels(_word(Verb.Name(order.verb)), _word(VerbAnswer.Name(answer), 2)).inc()
-        return answer
+            metrics.VERBS.labels(_word(Verb.Name(order.verb)), _word(VerbAnswer.Name(response.answer), 2)).inc()
+        return response
+
+    async def _restart(
+        self, order: Order, key: SessionKey, control: Control, response: ControlTurnsResponse, *, relayed: bool
+    ) -> None:
+        """Record a RESTART. Where another worker has done so, the store only says what came of it."""
+        message_id, new_id = control.message_id, restarted_as(order.verb_id, control.message_id)
+        if relayed:
+            response.answer = await self._store.control(key, control)
+        else:
+            async with self._restarts.prepared(order.verb_id, key, message_id, order.from_step) as prepared:
+                status = await self._cancelled(key, message_id, new_id)
+                control = replace(control, status=status, restart=prepared.restart)
+                response.answer = await self._store.control(key, control)
+                response.steps.extend(prepared.steps)
+                if response.answer == agent_pb2.VERB_ANSWER_APPLIED and not order.dry_run:
+                    await prepared.done()
+        if response.answer == agent_pb2.VERB_ANSWER_APPLIED:
+            response.restarted_as = new_id
+
+    async def _cancelled(self, key: SessionKey, message_id: str, restarted_as: str = "") -> bytes:
+        """The status of a message that is settled where it waits."""
+        entry, now = await self._store.waiting(key, message_id), self._clock.now()
+        return cancelled_record(
+            key, message_id, b"", entry.attempts if entry else 0, now, restarted_as=restarted_as
+        ).status
 
     async def _announce(self, order: Order, key: SessionKey, message_id: str) -> None:
         """Tell those who follow the message here, where that settled it."""
-        if order.verb in _STOPS and self._following.hub.listening(key, message_id):
+        if order.verb in _SETTLES and self._following.hub.listening(key, message_id):
             record = await self._store.record(key, message_id)
             if record is not None and record.fate == turn_pb2.FATE_CANCELLED:
                 self._following.announce(key, record)

@@ -24,6 +24,7 @@ from troupe.dataplane.following import Following
 from troupe.dataplane.nudging import Nudges
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
+from troupe.dataplane.restarting import Restarts
 from troupe.dataplane.sampling import Sampler
 from troupe.dataplane.sending import Sender
 from troupe.dataplane.standing import FINAL, Standing
@@ -43,6 +44,7 @@ class Gateway:
 
     def __init__(
         self,
+        broker: Broker,
         store: StateStore,
         host: Host,
         clock: Clock,
@@ -62,7 +64,8 @@ class Gateway:
         self._standing = Standing(store, host, following, peers)
         self.following = following
         self.nudges = Nudges(host, following, peers, tasks)
-        self.control = TurnControl(store, host, clock, placement, following, peers, self.nudges)
+        restarts = Restarts(broker, store, clock)
+        self.control = TurnControl(store, host, clock, placement, following, peers, self.nudges, restarts)
 
     @staticmethod
     @contextlib.asynccontextmanager
@@ -85,7 +88,19 @@ class Gateway:
         following = Following(store, host.world.hub, host, placement, peers, clock)
         async with Sender.opened(broker, clock) as sender, asyncio.TaskGroup() as tasks:
             gateway = Gateway(
-                store, host, clock, placement, peers, following, sender, admission, sampler, tasks, generation, trouble
+                broker,
+                store,
+                host,
+                clock,
+                placement,
+                peers,
+                following,
+                sender,
+                admission,
+                sampler,
+                tasks,
+                generation,
+                trouble,
             )
             sampling = tasks.create_task(sampler.run())
             try:

@@ -13,6 +13,7 @@ from troupe.dataplane.actors.host import Host
 from troupe.dataplane.following import Following, bare
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import ShardOwner
+from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import ControlTurnsRequest, MessageRef, Verb
 from troupe.v1.promise_pb2 import PromiseRef
 
@@ -46,6 +47,8 @@ class Nudges:
                 elsewhere.setdefault(owner, []).append(MessageRef(session=bare(key), message_id=message_id))
         for owner, refs in elsewhere.items():
             request = ControlTurnsRequest(verb=verb, verb_id=verb_id, messages=refs, lifts=lifts)
+            if verb == agent_pb2.VERB_RESTART:
+                request.from_step = 0  # it is required; what was recorded under the verb's id is what counts
             self._call(owner, self._peers.control(owner, request))
 
     def settled(self, key: SessionKey, promise_id: str, *, here_only: bool = False) -> None:

@@ -55,8 +55,6 @@ MAX_DIGEST = 16
 MARGIN = 0.5
 """Seconds before a caller's deadline at which it is told that there is no confirm; less where it is near."""
 
-VERBS = frozenset({agent_pb2.VERB_CANCEL, agent_pb2.VERB_KILL, agent_pb2.VERB_PAUSE, agent_pb2.VERB_RESUME})
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -143,7 +141,8 @@ class Agents(served.AgentServiceServicer):
     ) -> AsyncIterator[ControlTurnsResponse]:
         _check_control(request)
         relayed = access.relayed(context)
-        order = Order(request.verb, request.verb_id or uuid7(), request.lifts, request.dry_run)
+        verb_id = request.verb_id or uuid7()
+        order = Order(request.verb, verb_id, request.lifts, request.from_step, request.dry_run)
         if request.HasField("selector"):
             if request.shards and not relayed:
                 raise PermissionDenied("SHARDS_NAMED", "shards: only workers name shards; leave them out")
@@ -245,15 +244,18 @@ def _within(context: Context) -> float:
 def _check_control(request: ControlTurnsRequest) -> None:
     if request.verb == agent_pb2.VERB_UNSPECIFIED:
         raise InvalidArgument("NO_VERB", "verb: say what to do")
-    if request.verb not in VERBS:
-        name = Verb.Name(request.verb) if request.verb in Verb.values() else str(request.verb)
-        raise Unimplemented("NOT_BUILT", f"verb: {name.removeprefix('VERB_')} is not built yet")
+    if request.verb not in Verb.values():
+        raise Unimplemented("NOT_BUILT", f"verb: {request.verb} is none that this worker knows")
     if request.verb_id:
         _check_id("verb_id", request.verb_id)
     if request.lifts:
         _check_id("lifts", request.lifts)
         if request.verb != agent_pb2.VERB_RESUME:
             raise InvalidArgument("BAD_LIFTS", "lifts: only a RESUME lifts a PAUSE")
+    if (request.verb == agent_pb2.VERB_RESTART) != request.HasField("from_step"):
+        raise InvalidArgument(
+            "BAD_STEP", "from_step: a RESTART says which step is the first to be taken again, 0 for all"
+        )
     if request.HasField("selector"):
         if request.messages:
             raise InvalidArgument("BAD_MESSAGES", "messages: are named by the selector already; leave one of them out")

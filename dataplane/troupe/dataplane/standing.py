@@ -12,9 +12,8 @@ from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.following import Following, bare
 from troupe.dataplane.peers import Peers
-from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.port import StateStore
-from troupe.dataplane.state.session import Entry
+from troupe.dataplane.state.session import Entry, Verbs
 from troupe.v1 import turn_pb2
 from troupe.v1.agent_pb2 import GetMessageRequest, MessageStatus
 from troupe.v1.turn_pb2 import Fate

@@ -73,7 +73,9 @@ class _VerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verb.ValueType],
     VERB_RESUME: _Verb.ValueType  # 4
     """Lift a PAUSE, or all: the turn goes on where none is left."""
     VERB_RESTART: _Verb.ValueType  # 5
-    """A new message with the journal's prefix. Not built yet: UNIMPLEMENTED."""
+    """For what is at rest, waiting between two attempts or a dead letter: settle it as CANCELLED, and let a new message go
+    on in its place, at the session's end. Steps before `from_step` are the new message's, and not taken again.
+    """
 
 class Verb(_Verb, metaclass=_VerbEnumTypeWrapper):
     """What can be done to a turn."""
@@ -89,7 +91,9 @@ VERB_PAUSE: Verb.ValueType  # 3
 VERB_RESUME: Verb.ValueType  # 4
 """Lift a PAUSE, or all: the turn goes on where none is left."""
 VERB_RESTART: Verb.ValueType  # 5
-"""A new message with the journal's prefix. Not built yet: UNIMPLEMENTED."""
+"""For what is at rest, waiting between two attempts or a dead letter: settle it as CANCELLED, and let a new message go
+on in its place, at the session's end. Steps before `from_step` are the new message's, and not taken again.
+"""
 Global___Verb: _TypeAlias = Verb  # noqa: Y015
 
 class _VerbAnswer:
@@ -105,11 +109,13 @@ class _VerbAnswerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VerbAnswer
     VERB_ANSWER_STALE: _VerbAnswer.ValueType  # 2
     """It names what is over: another attempt, or a PAUSE already lifted."""
     VERB_ANSWER_TOO_LATE: _VerbAnswer.ValueType  # 3
-    """The message is settled."""
+    """The message is settled; for a RESTART, otherwise than as a dead letter, or it is being cancelled."""
     VERB_ANSWER_PENDING: _VerbAnswer.ValueType  # 4
     """The store does not know the message: on its way, or in its first step. Kept 24 h, and it binds all the same."""
     VERB_ANSWER_NOT_FOUND: _VerbAnswer.ValueType  # 5
-    """A RESUME of what is not paused."""
+    """A RESUME of what is not paused, or a RESTART of what nothing is kept of."""
+    VERB_ANSWER_NOT_AT_REST: _VerbAnswer.ValueType  # 6
+    """A RESTART of what runs, is scheduled, or is on its way: pause it, and try again, with another verb id."""
 
 class VerbAnswer(_VerbAnswer, metaclass=_VerbAnswerEnumTypeWrapper):
     """What a verb came to."""
@@ -121,11 +127,13 @@ VERB_ANSWER_APPLIED: VerbAnswer.ValueType  # 1
 VERB_ANSWER_STALE: VerbAnswer.ValueType  # 2
 """It names what is over: another attempt, or a PAUSE already lifted."""
 VERB_ANSWER_TOO_LATE: VerbAnswer.ValueType  # 3
-"""The message is settled."""
+"""The message is settled; for a RESTART, otherwise than as a dead letter, or it is being cancelled."""
 VERB_ANSWER_PENDING: VerbAnswer.ValueType  # 4
 """The store does not know the message: on its way, or in its first step. Kept 24 h, and it binds all the same."""
 VERB_ANSWER_NOT_FOUND: VerbAnswer.ValueType  # 5
-"""A RESUME of what is not paused."""
+"""A RESUME of what is not paused, or a RESTART of what nothing is kept of."""
+VERB_ANSWER_NOT_AT_REST: VerbAnswer.ValueType  # 6
+"""A RESTART of what runs, is scheduled, or is on its way: pause it, and try again, with another verb id."""
 Global___VerbAnswer: _TypeAlias = VerbAnswer  # noqa: Y015
 
 class _SessionState:
@@ -295,6 +303,7 @@ class MessageStatus(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     DUE_FIELD_NUMBER: _builtins.int
     AWAITS_FIELD_NUMBER: _builtins.int
+    RESTARTED_AS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Its id."""
     fate: _turn_pb2.Fate.ValueType
@@ -305,6 +314,8 @@ class MessageStatus(_message.Message):
     """Attempts begun."""
     failures: _builtins.int
     """Attempts that ended in an error."""
+    restarted_as: _builtins.str
+    """CANCELLED by a RESTART only: the id of the message that goes on in its place."""
     @_builtins.property
     def session(self) -> _envelope_pb2.SessionRef:
         """Its session."""
@@ -353,10 +364,11 @@ class MessageStatus(_message.Message):
         failures: _builtins.int = ...,
         due: _timestamp_pb2.Timestamp | None = ...,
         awaits: _abc.Iterable[_builtins.str] | None = ...,
+        restarted_as: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["due", b"due", "error", b"error", "ledger", b"ledger", "result", b"result", "session", b"session", "settled_at", b"settled_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "awaits", b"awaits", "due", b"due", "error", b"error", "failures", b"failures", "fate", b"fate", "ledger", b"ledger", "message_id", b"message_id", "result", b"result", "session", b"session", "settled_at", b"settled_at", "state_version", b"state_version", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "awaits", b"awaits", "due", b"due", "error", b"error", "failures", b"failures", "fate", b"fate", "ledger", b"ledger", "message_id", b"message_id", "restarted_as", b"restarted_as", "result", b"result", "session", b"session", "settled_at", b"settled_at", "state_version", b"state_version", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,6 +604,7 @@ class ControlTurnsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     LIFTS_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    FROM_STEP_FIELD_NUMBER: _builtins.int
     verb_id: _builtins.str
     """The same id again gets the same answers and does nothing more; kept 24 h. Absent means a new UUIDv7."""
     verb: Global___Verb.ValueType
@@ -602,6 +615,10 @@ class ControlTurnsRequest(_message.Message):
     """With `selector`: at most this many, 1 to 10,000. Absent means 1,000."""
     lifts: _builtins.str
     """RESUME only: the PAUSE that it lifts, by its verb id. Absent lifts all."""
+    from_step: _builtins.int
+    """RESTART only, and required for it: the first step that is taken again, 0 for all. Steps are an agent's answers with
+    tool calls, or an actor's calls, counted from 0.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessageRef]:
         """The messages, at most 1,000. Required, unless there is a selector."""
@@ -625,12 +642,15 @@ class ControlTurnsRequest(_message.Message):
         limit: _builtins.int = ...,
         lifts: _builtins.str = ...,
         shards: _abc.Iterable[_builtins.int] | None = ...,
+        from_step: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_from_step", b"_from_step", "from_step", b"from_step", "selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "lifts", b"lifts", "limit", b"limit", "messages", b"messages", "selector", b"selector", "shards", b"shards", "verb", b"verb", "verb_id", b"verb_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_step", b"_from_step", "dry_run", b"dry_run", "from_step", b"from_step", "lifts", b"lifts", "limit", b"limit", "messages", b"messages", "selector", b"selector", "shards", b"shards", "verb", b"verb", "verb_id", b"verb_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__from_step: _TypeAlias = _typing.Literal["from_step"]  # noqa: Y015
+    _WhichOneofArgType__from_step: _TypeAlias = _typing.Literal["_from_step", b"_from_step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_step) -> _WhichOneofReturnType__from_step | None: ...
 
 Global___ControlTurnsRequest: _TypeAlias = ControlTurnsRequest  # noqa: Y015
 
@@ -733,13 +753,21 @@ class ControlTurnsResponse(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     VERB_ID_FIELD_NUMBER: _builtins.int
+    RESTARTED_AS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     answer: Global___VerbAnswer.ValueType
     """What the store decided."""
     verb_id: _builtins.str
     """The verb's id, as given or as made: what a RESUME names."""
+    restarted_as: _builtins.str
+    """RESTART that was APPLIED: the id of the message that goes on, the same for the same verb id."""
     @_builtins.property
     def message(self) -> Global___MessageRef:
         """Which."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournaledStep]:
+        """RESTART of what was found at rest: what it has done. Steps before `from_step` are the other message's."""
 
     def __init__(
         self,
@@ -747,14 +775,74 @@ class ControlTurnsResponse(_message.Message):
         message: Global___MessageRef | None = ...,
         answer: Global___VerbAnswer.ValueType = ...,
         verb_id: _builtins.str = ...,
+        restarted_as: _builtins.str = ...,
+        steps: _abc.Iterable[Global___JournaledStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "message", b"message", "verb_id", b"verb_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "message", b"message", "restarted_as", b"restarted_as", "steps", b"steps", "verb_id", b"verb_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ControlTurnsResponse: _TypeAlias = ControlTurnsResponse  # noqa: Y015
+
+@_typing.final
+class JournaledStep(_message.Message):
+    """One step of a turn, as its journal has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournaledCall]:
+        """An agent's of one answer, an actor's one; in the order in which they were asked for."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___JournaledCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournaledStep: _TypeAlias = JournaledStep  # noqa: Y015
+
+@_typing.final
+class JournaledCall(_message.Message):
+    """One call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Names it within its turn."""
+    tool: _builtins.str
+    """The tool's name."""
+    started: _builtins.bool
+    """It was started; otherwise the call was impossible, or its turn came to wait before it."""
+    ended: _builtins.bool
+    """It came to a result. Started without one, its outcome is not known."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        started: _builtins.bool = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "ended", b"ended", "started", b"started", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournaledCall: _TypeAlias = JournaledCall  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):

@@ -11,9 +11,9 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.broker.port import AGENTS, PREFETCH, DeadLetter, Delivery, Depth, HeldLetter, Subscription
 from troupe.chassis.errors import TroupeError
-from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
-from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, StateStore, TurnCommit
-from troupe.dataplane.state.session import Attempt, Backlog, Entry, Loaded, Mark, Owner, Record, SessionSummary
+from troupe.dataplane.state.control import Control, Promise, Settlement
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, Resting, StateStore, TurnCommit
+from troupe.dataplane.state.session import Attempt, Backlog, Entry, Loaded, Mark, Owner, Record, SessionSummary, Verbs
 from troupe.v1.agent_pb2 import Verb, VerbAnswer
 from troupe.v1.envelope_pb2 import Envelope
 from troupe.v1.promise_pb2 import SettlementAnswer
@@ -114,6 +114,9 @@ class RemoteStore:
 
     async def waiting(self, key: SessionKey, message_id: str) -> Entry | None:
         return await self._link.call(f"waiting {message_id}", lambda: self._store.waiting(key, message_id))
+
+    async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
+        return await self._link.call(f"resting {message_id}", lambda: self._store.resting(key, message_id))
 
     async def control(self, key: SessionKey, control: Control) -> VerbAnswer.ValueType:
         return await self._link.call(

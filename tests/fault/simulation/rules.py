@@ -24,12 +24,12 @@ from troupe.dataplane.actors.runner import TurnRunner
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state import promises, rules, verbs
-from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
+from troupe.dataplane.state.control import Control, Promise, Settlement
 from troupe.dataplane.state.memory import MemoryStateStore
 from troupe.dataplane.state.memory_session import Session
 from troupe.dataplane.state.port import Begun, Placed, TurnCommit
 from troupe.dataplane.state.rules import Suspending
-from troupe.dataplane.state.session import Entry, Outgoing, Owner, Record
+from troupe.dataplane.state.session import Entry, Outgoing, Owner, Record, Verbs
 from troupe.dataplane.state.verbs import Bound, Standing
 from troupe.v1 import agent_pb2, promise_pb2
 from troupe.v1.promise_pb2 import SettlementAnswer

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from troupe.broker.order import Number, Place, Position
 from troupe.dataplane.actors.inbox import Choice, Empty, Gap, Held, Inbox, Run, Start, Suspended, Wait
 from troupe.dataplane.actors.memory import SessionMemory
-from troupe.dataplane.state.control import Verbs
-from troupe.dataplane.state.session import RECENT, Entry, Loaded, Mark, Outgoing, Sent
+from troupe.dataplane.state.session import RECENT, Entry, Loaded, Mark, Outgoing, Sent, Verbs
 
 streams = st.sampled_from(["a", "b", "c"])
 numbers = st.builds(Number, streams, st.integers(1, 6))

@@ -43,14 +43,25 @@ def stored(status: MessageStatus) -> Completed | Failed:
 
 
 def cancelled_record(
-    key: SessionKey, message_id: str, digest: bytes, attempts: int, now: float, said: str = "the message was cancelled"
+    key: SessionKey,
+    message_id: str,
+    digest: bytes,
+    attempts: int,
+    now: float,
+    said: str = "the message was cancelled",
+    *,
+    restarted_as: str = "",
 ) -> Record:
-    """How a cancelled message ends."""
+    """How a cancelled message ends. `restarted_as`: the id of the message that goes on in its place."""
+    error = CancelRecorded("CANCELLED", said)
+    if restarted_as:
+        error = CancelRecorded("RESTARTED", f"the message was restarted: {restarted_as} goes on in its place")
     status = MessageStatus(
         session=key.ref(),
         message_id=message_id,
         fate=turn_pb2.FATE_CANCELLED,
-        error=CancelRecorded("CANCELLED", said).detail(),
+        error=error.detail(),
+        restarted_as=restarted_as,
         attempts=attempts,
         settled_at=timestamp(now),
     )

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from troupe.broker.order import Number, Place, Position
-from troupe.dataplane.state.control import Verbs
-from troupe.dataplane.state.session import Entry
+from troupe.dataplane.state.session import Entry, Verbs
 
 NO_VERBS: Final = Verbs()
 SPARE: Final = 64

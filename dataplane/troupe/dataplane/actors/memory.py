@@ -7,9 +7,8 @@ from dataclasses import replace
 from troupe.broker.order import Number, Place
 from troupe.dataplane.actors.inbox import Choice, Inbox, Suspended
 from troupe.dataplane.actors.recorded import Recorded
-from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.schedule import is_occurrence
-from troupe.dataplane.state.session import RECENT, Entry, Loaded, Outgoing, Sent, begun
+from troupe.dataplane.state.session import RECENT, Entry, Loaded, Outgoing, Sent, Verbs, begun
 
 
 class SessionMemory:

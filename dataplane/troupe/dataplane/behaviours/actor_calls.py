@@ -12,7 +12,7 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import InvalidArgument
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.dataplane.behaviours.calls import TAKING_BACK, JournaledCalls, without_tokens
-from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.promises import START, TurnPromises
 from troupe.dataplane.tools.call import ToolCall, ToolMessage, call_digest
 from troupe.dataplane.tools.calls import Calls
 from troupe.dataplane.tools.errors import NonDeterministic, ToolFailed, UnknownOutcome
@@ -103,7 +103,7 @@ class ActorCalls:
             carried = self._promises.carried(call.arguments)
             if carried or call.call_id not in self._starts:
                 start = self._starts.setdefault(call.call_id, start)
-                await self._journal.keep({f"start/{call.call_id}": _encode(start)}, starts=True, promises=carried)
+                await self._journal.keep({f"{START}{call.call_id}": _encode(start)}, starts=True, promises=carried)
             match await self._calls.run(call, judged):
                 case ToolMessage() as result:
                     return result
@@ -140,9 +140,9 @@ class ActorCalls:
 def started(kept: Mapping[str, bytes]) -> dict[str, _Start]:
     """The calls whose start is journaled, by key, in the order in which they were started."""
     starts = {
-        step.removeprefix("start/"): _start(start)
+        step.removeprefix(START): _start(start)
         for step, start in kept.items()
-        if step.startswith("start/") and not step.startswith(f"start/{TAKING_BACK}")
+        if step.startswith(START) and not step.startswith(f"{START}{TAKING_BACK}")
     }
     return dict(sorted(starts.items(), key=lambda item: item[1].ordinal))
 

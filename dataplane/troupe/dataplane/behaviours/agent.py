@@ -17,7 +17,7 @@ from troupe.dataplane.agent.conversation import Entry, ModelAnswer, Usage, UserM
 from troupe.dataplane.agent.turn import run_turn
 from troupe.dataplane.behaviours.calls import JournaledCalls
 from troupe.dataplane.behaviours.compensation import compensate
-from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.promises import START, TurnPromises
 from troupe.dataplane.llm.client import ModelClient
 from troupe.dataplane.llm.request import ModelRequest
 from troupe.dataplane.llm.timings import ModelTimings
@@ -30,6 +30,8 @@ from troupe.v1.envelope_pb2 import Content
 _encode = msgspec.msgpack.Encoder().encode
 _answer = msgspec.msgpack.Decoder(ModelAnswer).decode
 _STARTED: Final = b""
+ANSWER: Final = "answer/"
+"""What journal steps of the model's answers begin with, before the number of the model call, from 0."""
 SNAPSHOT_EVERY: Final = 50
 """Turns from one snapshot of the history to the next: no more deltas are read when a session is loaded."""
 
@@ -106,7 +108,7 @@ def usage_message(usage: Usage) -> turn_pb2.Usage:
 
 
 class _Ports(JournaledCalls):
-    """See `troupe.dataplane.agent.ports.TurnPorts`. Beside those of calls, journal steps are `answer/STEP`."""
+    """See `troupe.dataplane.agent.ports.TurnPorts`. Beside those of calls, journal steps are ANSWER."""
 
     def __init__(
         self, turn: TurnContext, promises: TurnPromises, model: ModelClient, clock: Clock, *, asks: bool
@@ -128,16 +130,20 @@ class _Ports(JournaledCalls):
             return answer
 
     def journaled_answer(self, step: int) -> ModelAnswer | None:
-        kept = self._turn.journal.kept.get(f"answer/{step}")
+        kept = self._turn.journal.kept.get(f"{ANSWER}{step}")
         return None if kept is None else _answer(kept)
 
     async def journal_answer(self, step: int, answer: ModelAnswer, starts: Sequence[str]) -> None:
-        steps = {f"answer/{step}": _encode(answer)} | {f"start/{call_id}": _STARTED for call_id in starts}
+        steps = {f"{ANSWER}{step}": _encode(answer)} | {f"{START}{call_id}": _STARTED for call_id in starts}
         await self._turn.journal.keep(steps, starts=bool(starts))
 
 
+def answers(kept: Mapping[str, bytes]) -> list[tuple[ToolCall, ...]]:
+    """The calls that the model asked for with each answer, as they were journaled."""
+    by_step = {int(name.removeprefix(ANSWER)): kept[name] for name in kept if name.startswith(ANSWER)}
+    return [_answer(by_step[step]).tool_calls for step in sorted(by_step)]
+
+
 def _newest_first(kept: Mapping[str, bytes]) -> Iterator[ToolCall]:
-    """The calls that the model asked for, as they were journaled."""
-    answers = {int(step.removeprefix("answer/")): kept[step] for step in kept if step.startswith("answer/")}
-    for step in sorted(answers, reverse=True):
-        yield from (call for call in reversed(_answer(answers[step]).tool_calls) if f"start/{call.call_id}" in kept)
+    for calls in reversed(answers(kept)):
+        yield from (call for call in reversed(calls) if f"{START}{call.call_id}" in kept)

@@ -8,10 +8,11 @@ from typing import Final, Never
 
 import msgspec
 
+from troupe.broker.addressing import SessionKey
 from troupe.chassis.clock import Clock
 from troupe.chassis.wire import duration
 from troupe.dataplane.actors.behaviour import TurnContext
-from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.promises import START, TurnPromises
 from troupe.dataplane.tools.call import ToolCall, ToolMessage
 from troupe.dataplane.tools.errors import UnknownOutcome
 from troupe.dataplane.tools.executor import ToolOutcome, failure
@@ -23,6 +24,10 @@ ASKED: Final = "unknown-outcome"
 """Name, up to the call's id, of the promise of a call's result."""
 TAKING_BACK: Final = "compensation/"
 """What the ids of compensating calls begin with, before that of the call that they take back."""
+RESULT: Final = "result/"
+KEY: Final = "key/"
+"""What journal steps begin with, before a call's id. KEY: the key under which a message that this one goes on for has
+started it."""
 
 _TOKEN = re.compile(r"(tp_[A-Za-z0-9_-]+)\.[0-9a-f]{32}")
 _encode = msgspec.msgpack.Encoder().encode
@@ -30,7 +35,7 @@ _result = msgspec.msgpack.Decoder(ToolMessage).decode
 
 
 class JournaledCalls:
-    """See `troupe.dataplane.tools.calls.CallPorts`. Journal steps are `start/CALL` and `result/CALL`."""
+    """See `troupe.dataplane.tools.calls.CallPorts`. Journal steps are START, RESULT and KEY."""
 
     def __init__(self, turn: TurnContext, promises: TurnPromises, clock: Clock, *, asks: bool) -> None:
         """`asks`: a person is asked what a call of unknown outcome came to."""
@@ -38,20 +43,23 @@ class JournaledCalls:
         self._asked: list[str] = []
 
     def journaled_start(self, call_id: str) -> bool:
-        return f"start/{call_id}" in self._turn.journal.kept
+        return f"{START}{call_id}" in self._turn.journal.kept
 
     def journaled_result(self, call_id: str) -> ToolMessage | None:
-        kept = self._turn.journal.kept.get(f"result/{call_id}")
+        kept = self._turn.journal.kept.get(f"{RESULT}{call_id}")
         return None if kept is None else _result(kept)
 
     async def journal_result(self, result: ToolMessage, seconds: float) -> None:
         ended = self._clock.monotonic()
         self._turn.ledger.add(turn_pb2.LEDGER_CAUSE_TOOL, ended - seconds, ended)
-        await self._turn.journal.keep({f"result/{result.call_id}": _encode(result)}, starts=False)
+        await self._turn.journal.keep({f"{RESULT}{result.call_id}": _encode(result)}, starts=False)
 
     @contextmanager
     def calling(self, call: ToolCall) -> Iterator[None]:
-        with self._turn.journal.calling(), keyed(f"{self._turn.key.path}/{self._turn.message.id}/{call.call_id}"):
+        turn = self._turn
+        before = turn.journal.kept.get(f"{KEY}{call.call_id}")
+        key = before.decode() if before else call_key(turn.key, turn.message.id, call.call_id)
+        with turn.journal.calling(), keyed(key):
             yield
 
     async def ask(self, call: ToolCall, error: UnknownOutcome) -> ToolOutcome | None:
@@ -91,6 +99,11 @@ class JournaledCalls:
                 duration=duration(seconds),
             )
         )
+
+
+def call_key(key: SessionKey, message_id: str, call_id: str) -> str:
+    """By which a tool knows the call, however often it is made."""
+    return f"{key.path}/{message_id}/{call_id}"
 
 
 def without_tokens(text: str) -> str:

@@ -8,7 +8,7 @@ import structlog
 from troupe.chassis.clock import Clock
 from troupe.dataplane.actors.behaviour import NotCompensated, TurnContext
 from troupe.dataplane.behaviours.calls import TAKING_BACK, JournaledCalls
-from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.promises import START, TurnPromises
 from troupe.dataplane.tools.call import ToolCall, ToolMessage
 from troupe.dataplane.tools.calls import Calls
 from troupe.dataplane.tools.errors import UnknownOutcome
@@ -61,7 +61,7 @@ async def _carried_out(
         if isinstance(judged, ToolOutcome):
             done = await calls.settle(call, judged)
         elif (done := calls.doubt(call, tool)) is None:
-            await turn.journal.keep({f"start/{call.call_id}": b""}, starts=True, compensates=True)
+            await turn.journal.keep({f"{START}{call.call_id}": b""}, starts=True, compensates=True)
             done = await calls.run(call, tool)
     if isinstance(done, UnknownOutcome):
         return str(done)

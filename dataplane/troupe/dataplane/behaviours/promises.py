@@ -20,6 +20,10 @@ from troupe.v1.envelope_pb2 import Content
 NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,63}")
 """What names of promises and reminders match as a whole."""
 
+START: Final = "start/"
+PROMISE: Final = "promise/"
+"""What the journal steps of calls that start and of promises begin with; the latter hold how many calls had."""
+
 FRESH: Final = 6
 """Attempts whose tokens a promise gets without more. It keeps eight: what an early attempt has given out stays good."""
 
@@ -52,7 +56,10 @@ class TurnPromises:
         self._held: dict[str, Promise] = {}
 
     def id(self, name: str) -> str:
-        return f"{self._turn.message.id}/{name}"
+        """Of the promise of this name: of one that the turn has, from a message that it goes on for perhaps, or is to
+        make."""
+        made = (promise.id for promise in self._turn.journal.promises.values() if promise.name == name)
+        return next(made, f"{self._turn.message.id}/{name}")
 
     def found(self, promise_id: str) -> Promise | None:
         """The promise, as it stood when the attempt began; None where it has not been made."""
@@ -80,7 +87,8 @@ class TurnPromises:
             approvers=tuple(approvers),
             json_schema=json_schema,
         )
-        await self._turn.journal.keep({f"promise/{name}": b""}, starts=True, promises=[promise])
+        started = sum(step.startswith(START) for step in self._turn.journal.kept)
+        await self._turn.journal.keep({f"{PROMISE}{name}": b"%d" % started}, starts=True, promises=[promise])
         return self.found(promise.id) or promise
 
     def hold(self, promise: Promise, token: str) -> None:

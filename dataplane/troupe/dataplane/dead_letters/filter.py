@@ -21,6 +21,7 @@ class Filter:
     namespace: str = ""
     agent: str = ""
     session: str = ""
+    message_id: str = ""
     since: float = -inf
     before: float = inf
 
@@ -46,6 +47,8 @@ class Filter:
     def takes(self, letter: DeadLetter) -> bool:
         """Whether the letter is one of those."""
         if self.ids and letter.id not in self.ids:
+            return False
+        if self.message_id not in ("", letter.message_id):
             return False
         if self.reasons and letter.reason not in self.reasons:
             return False

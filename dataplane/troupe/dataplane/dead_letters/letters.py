@@ -115,7 +115,7 @@ class DeadLetters:
 
     @asynccontextmanager
     async def _chosen(self, pool: str, wanted: Filter) -> AsyncIterator[AsyncIterator[HeldLetter]]:
-        async with self._broker.dead_letters(pool) as letters, aclosing(_matching(letters, wanted)) as chosen:
+        async with self._broker.dead_letters(pool) as letters, aclosing(matching(letters, wanted)) as chosen:
             yield chosen
 
     @asynccontextmanager
@@ -196,8 +196,8 @@ class _Case:
         return RedriveResponse(letter=shown(self.held.letter), outcome=self.verdict.outcome, detail=self.verdict.detail)
 
 
-async def _matching(letters: AsyncIterator[HeldLetter], wanted: Filter) -> AsyncGenerator[HeldLetter, None]:
-    """Those that are wanted, until there can be no more of them."""
+async def matching(letters: AsyncIterator[HeldLetter], wanted: Filter) -> AsyncGenerator[HeldLetter, None]:
+    """Those letters of a broker that are wanted, until there can be no more of them."""
     seen, missing = 0, set(wanted.ids)
     async for held in letters:
         seen += 1

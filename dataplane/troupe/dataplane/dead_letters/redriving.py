@@ -76,7 +76,7 @@ def redriven(letter: DeadLetter, envelope: Envelope, now: float) -> Envelope:
     again.CopyFrom(envelope)
     again.number.stream, again.number.sequence = letter.id, 1
     again.first_sent.CopyFrom(timestamp(now))
-    again.expires.CopyFrom(timestamp(now + _lasted(envelope)))
+    again.expires.CopyFrom(timestamp(now + lasted(envelope)))
     again.attempt = 0
     again.redrives = min(envelope.redrives + 1, MAX_UINT32)
     del again.deaths[: max(0, len(again.deaths) + 1 - DEATHS)]
@@ -84,8 +84,8 @@ def redriven(letter: DeadLetter, envelope: Envelope, now: float) -> Envelope:
     return again
 
 
-def _lasted(envelope: Envelope) -> float:
-    """Seconds that it was good for."""
+def lasted(envelope: Envelope) -> float:
+    """Seconds that a message is good for, from when it was first sent."""
     if not (envelope.HasField("first_sent") and envelope.HasField("expires")):
         return LONGEST
     lasted = seconds(envelope.expires) - seconds(envelope.first_sent)

@@ -1,8 +1,9 @@
 """What stands in a session's control record beside its state, and how it is written: verbs, promises, reminders."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
+from troupe.dataplane.state.session import Entry
 from troupe.v1 import promise_pb2
 from troupe.v1.agent_pb2 import Verb
 from troupe.v1.promise_pb2 import PromiseState
@@ -62,6 +63,21 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """The message that goes on in place of another, with some of what that has done."""
+
+    entry: Entry
+    """As it is to stand on the schedule: due at once, by the store's clock, whatever this says."""
+    envelope: bytes
+    journal: Mapping[str, bytes]
+    """The steps that it begins with."""
+    promises: Set[str]
+    """Ids of the other's promises that become its own; the others are withdrawn."""
+    seen: int
+    """Steps that the other's journal had when this was made: with more, this is not what it says any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """One verb for one message."""
 
@@ -73,16 +89,8 @@ class Control:
     lifts: str = ""
     """RESUME: the PAUSE that it lifts, by its verb id; empty: all."""
     status: bytes = b""
-    """CANCEL and KILL: the serialized MessageStatus of a message that is settled where it waits."""
+    """CANCEL, KILL and RESTART: the serialized MessageStatus of a message that is settled where it waits."""
+    restart: Restart | None = None
+    """RESTART: what is to go on; None where nothing was found that could."""
     dry_run: bool = False
     """Answer what would happen, and change nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verbs:
-    """The ids of a session's messages that verbs are recorded for and that are not settled for good."""
-
-    cancelled: Set[str] = frozenset()
-    """CANCEL or KILL."""
-    killed: Set[str] = frozenset()
-    paused: Set[str] = frozenset()

@@ -9,9 +9,9 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.dataplane.state import promises, rules, schedule, verbs
-from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
+from troupe.dataplane.state.control import Control, Promise, Settlement
 from troupe.dataplane.state.memory_session import Session, Stream, Talk
-from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, TurnCommit
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, Resting, TurnCommit
 from troupe.dataplane.state.rules import Suspending
 from troupe.dataplane.state.session import (
     RECORD_KEPT,
@@ -23,8 +23,9 @@ from troupe.dataplane.state.session import (
     Owner,
     Record,
     SessionSummary,
+    Verbs,
 )
-from troupe.v1 import turn_pb2
+from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.promise_pb2 import SettlementAnswer
 from troupe.v1.turn_pb2 import Fate
@@ -223,9 +224,26 @@ class MemoryStateStore:
         now = self._clock.now()
         self._hold(key, session, key.shard(self._shards))
         session.record_verb(control, answer, found, now)
+        if control.restart is not None and answer == agent_pb2.VERB_ANSWER_APPLIED:
+            session.restart(control.message_id, control.restart, now)
         if (digest := verbs.ends_at_once(control, answer, found)) is not None:
             session.settle(control.message_id, Record(turn_pb2.FATE_CANCELLED, control.status, digest), now)
         return answer
+
+    async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
+        session = self._find(key)
+        waits, kept = next(iter(session.waiting(message_id)), None), session.records.get(message_id)
+        if waits is None and (kept is None or kept.record.fate not in rules.REDRIVABLE):
+            return None
+        digest = waits.digest if waits else kept.record.digest if kept else b""
+        journal = session.journals.get(message_id, {})
+        return Resting(
+            digest,
+            session.envelopes[waits.number] if waits else b"",
+            {step: content for (of, step), content in journal.items() if of == digest},
+            len(journal),
+            session.promises_of(message_id),
+        )
 
     async def verbs(self, key: SessionKey) -> Verbs:
         return self._find(key).all_bound()

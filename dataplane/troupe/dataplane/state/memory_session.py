@@ -6,9 +6,19 @@ from dataclasses import dataclass, field, replace
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.dataplane.state import promises, rules, schedule
-from troupe.dataplane.state.control import Control, Promise, Reminder, Verbs
+from troupe.dataplane.state.control import Control, Promise, Reminder, Restart
 from troupe.dataplane.state.port import Placed, TurnCommit
-from troupe.dataplane.state.session import RECENT, RETENTION, Entry, Loaded, Outgoing, Record, Sent, SessionSummary
+from troupe.dataplane.state.session import (
+    RECENT,
+    RETENTION,
+    Entry,
+    Loaded,
+    Outgoing,
+    Record,
+    Sent,
+    SessionSummary,
+    Verbs,
+)
 from troupe.dataplane.state.verbs import ENDING, Bound, Standing, binds, lifted
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import Verb, VerbAnswer
@@ -149,7 +159,7 @@ class Session:
             fate=self.fate(id_),
             final=rules.is_final(self.fate(id_)),
             awaited=self.awaits(id_),
-            journaled=id_ in self.journals,
+            steps=len(self.journals.get(id_, {})),
             cancelled=self.bound(id_).cancelled,
             pauses=[name for name, kept in recorded.items() if kept.binds and kept.verb == agent_pb2.VERB_PAUSE],
             lifted=any(kept.lifts == control.verb_id for kept in recorded.values()),
@@ -260,6 +270,16 @@ class Session:
         for verb_id in lifted(control, answer, found):
             recorded[verb_id] = replace(recorded[verb_id], binds=False)
         self.rests = False
+
+    def restart(self, message_id: str, restart: Restart, now: float) -> None:
+        """Another message goes on from what this one has done."""
+        entry = replace(restart.entry, placed=now, due=now)
+        self.scheduled[entry.number] = (entry, restart.envelope)
+        if restart.journal:
+            self.journals[entry.message_id] = {(entry.digest, step): kept for step, kept in restart.journal.items()}
+        for promise in self.promises_of(message_id):
+            if promise.id in restart.promises:
+                self.promises[promise.id] = replace(promise, message_id=entry.message_id)
 
     def make(self, made: Iterable[Promise]) -> None:
         for promise in made:

@@ -28,7 +28,7 @@ from typing import Protocol
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
-from troupe.dataplane.state.control import Control, Promise, Reminder, Settlement, Verbs
+from troupe.dataplane.state.control import Control, Promise, Reminder, Settlement
 from troupe.dataplane.state.session import (
     RETENTION,
     Attempt,
@@ -40,6 +40,7 @@ from troupe.dataplane.state.session import (
     Owner,
     Record,
     SessionSummary,
+    Verbs,
 )
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.promise_pb2 import SettlementAnswer
@@ -91,6 +92,21 @@ class Begun:
     """What earlier attempts journaled, by step: of the same message and payload, under whatever number."""
     promises: Sequence[Promise] = ()
     """That they made, by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """A message that waits, or is a dead letter, and what it has done."""
+
+    digest: bytes
+    envelope: bytes
+    """Empty: its dead letter has it."""
+    journal: Mapping[str, bytes]
+    """Of its payload, by step."""
+    steps: int
+    """In all that is journaled under its id."""
+    promises: Sequence[Promise] = ()
+    """By id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +304,18 @@ class StateStore(Protocol):
 
         PAUSE: the same, but that nothing is settled; TOO_LATE also where a CANCEL is recorded, STALE also where a
         RESUME that names it came before. RESUME: APPLIED where it lifts something, NOT_FOUND where the message is not
-        paused, TOO_LATE as above. It wakes the session."""
+        paused, TOO_LATE as above. It wakes the session.
+
+        RESTART: APPLIED where the message waits between two attempts, or is a dead letter and does not come again, and
+        has journaled nothing since `restart` was made: then it is settled as CANCELLED, with `status`, and in the same
+        script the other message stands on the schedule, due at once, with its journal and promises. STALE as above;
+        NOT_AT_REST where it runs, is scheduled or comes again, NOT_FOUND where nothing is known of it, TOO_LATE where
+        it has ended otherwise or a CANCEL is recorded."""
+        ...
+
+    async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
+        """What a RESTART needs of the message: as it waits, the foremost where copies do, or as a dead letter; None
+        where it is neither. Whether it is at rest is for `control` to say."""
         ...
 
     async def verbs(self, key: SessionKey) -> Verbs:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
-from troupe.dataplane.state.control import Verbs
 from troupe.v1.turn_pb2 import Fate
 
 RETENTION = 30 * 24 * 3600.0
@@ -128,6 +127,16 @@ class Record:
     redriven: bool = False
     """It is no end, for now: DEAD or EXPIRED, and a redriven copy is on its way, waits or runs. Only read, not
     written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs:
+    """The ids of a session's messages that verbs are recorded for and that are not settled for good."""
+
+    cancelled: Set[str] = frozenset()
+    """CANCEL or KILL."""
+    killed: Set[str] = frozenset()
+    paused: Set[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
@@ -17,8 +18,8 @@ from troupe.dataplane.state import sqlite_places as places
 from troupe.dataplane.state import sqlite_rows as rows
 from troupe.dataplane.state import sqlite_tables as tables
 from troupe.dataplane.state import verbs as verbs_
-from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
-from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, TurnCommit
+from troupe.dataplane.state.control import Control, Promise, Settlement
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, Resting, TurnCommit
 from troupe.dataplane.state.rules import Suspending
 from troupe.dataplane.state.session import (
     RECORD_KEPT,
@@ -30,13 +31,16 @@ from troupe.dataplane.state.session import (
     Owner,
     Record,
     SessionSummary,
+    Verbs,
 )
 from troupe.dataplane.state.sqlite_rows import MESSAGE, NUMBER
 from troupe.dataplane.state.sqlite_tables import AWAITS, SCHEMA, SUMMARY
-from troupe.v1 import turn_pb2
+from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.promise_pb2 import SettlementAnswer
 from troupe.v1.turn_pb2 import Fate
+
+T = TypeVar("T")
 
 
 class SqliteStateStore:
@@ -83,15 +87,7 @@ class SqliteStateStore:
         return await self._database.write(script)
 
     async def load(self, key: SessionKey) -> Loaded:
-        def script(db: sqlite3.Connection) -> Loaded:
-            # One transaction, so that all parts are of one moment.
-            db.execute("BEGIN")
-            try:
-                return rows.load(db, key.path)
-            finally:
-                db.rollback()
-
-        return await self._database.read(script)
+        return await self._at_one_moment(lambda db: rows.load(db, key.path))
 
     async def put(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, busy: bool = False) -> Placed:
         def script(db: sqlite3.Connection) -> Placed:
@@ -109,12 +105,9 @@ class SqliteStateStore:
             if started != waits:
                 rows.rewrite(db, key, started)
                 controls.wake(db, key)
-            journal = db.execute(
-                f"SELECT step, content FROM journal WHERE {MESSAGE} AND digest = ?",
-                (key.path, started.message_id, started.digest),
-            )
+            journal = rows.journal(db, key, started.message_id, started.digest)
             made = controls.promises_of(db, key, started.message_id)
-            return Begun(rows.envelope(db, key, entry.number), dict(journal.fetchall()), made)
+            return Begun(rows.envelope(db, key, entry.number), journal, made)
 
         return await self._database.write(script)
 
@@ -144,10 +137,7 @@ class SqliteStateStore:
             found, _ = rows.look(db, key, attempt.number, attempt.message_id)
             rows.admit(db, owner, found.waits)
             if rules.may_keep(attempt, found, starts=starts, compensates=compensates):
-                db.executemany(
-                    "INSERT OR IGNORE INTO journal (path, message_id, digest, step, content) VALUES (?, ?, ?, ?, ?)",
-                    [(key.path, attempt.message_id, attempt.digest, *kept) for kept in steps.items()],
-                )
+                rows.add_steps(db, key, attempt.message_id, attempt.digest, steps)
                 controls.make(db, owner.shard, key, promises)
 
         await self._database.write(script)
@@ -278,14 +268,33 @@ class SqliteStateStore:
             if control.dry_run:
                 return answer
             (shards,), now = db.execute("SELECT shards FROM fleet").fetchone(), self._clock.now()
-            lifted = verbs_.lifted(control, answer, found)
-            controls.record_verb(db, key.shard(shards), key, control, answer, lifted, now)
+            shard, lifted = key.shard(shards), verbs_.lifted(control, answer, found)
+            controls.record_verb(db, shard, key, control, answer, lifted, now)
+            if control.restart is not None and answer == agent_pb2.VERB_ANSWER_APPLIED:
+                rows.restart(db, shard, key, control.message_id, control.restart, now)
             if (digest := verbs_.ends_at_once(control, answer, found)) is not None:
                 record = Record(turn_pb2.FATE_CANCELLED, control.status, digest)
                 rows.settle(db, key, control.message_id, record, now)
             return answer
 
         return await self._database.write(script)
+
+    async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
+        def script(db: sqlite3.Connection) -> Resting | None:
+            waits = next(iter(rows.waiting(db, key, message_id)), None)
+            record = db.execute(f"SELECT fate, digest FROM record WHERE {MESSAGE}", (key.path, message_id)).fetchone()
+            if waits is None and (record is None or record[0] not in rules.REDRIVABLE):
+                return None
+            digest = waits.digest if waits else record[1]
+            return Resting(
+                digest,
+                rows.envelope(db, key, waits.number) if waits else b"",
+                rows.journal(db, key, message_id, digest),
+                rows.steps(db, key, message_id),
+                controls.promises_of(db, key, message_id),
+            )
+
+        return await self._at_one_moment(script)
 
     async def verbs(self, key: SessionKey) -> Verbs:
         return await self._database.read(lambda db: controls.verbs(db, key.path))
@@ -347,6 +356,18 @@ class SqliteStateStore:
         for drop in sqlite_forget.drops(now - RECORD_KEPT, now):
             while await self._database.write(drop) > 0:
                 pass
+
+    async def _at_one_moment(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        """What several reads find, in one transaction."""
+
+        def script(db: sqlite3.Connection) -> T:
+            db.execute("BEGIN")
+            try:
+                return look(db)
+            finally:
+                db.rollback()
+
+        return await self._database.read(script)
 
     async def _counted(self, query: str, name: int | str) -> Backlog:
         row = await self._database.read(lambda db: db.execute(query, (name,)).fetchone())

@@ -9,8 +9,8 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.dataplane.state import promises, schedule
 from troupe.dataplane.state import sqlite_tables as tables
-from troupe.dataplane.state.control import Control, Promise, Reminder, Verbs
-from troupe.dataplane.state.session import Entry
+from troupe.dataplane.state.control import Control, Promise, Reminder
+from troupe.dataplane.state.session import Entry, Verbs
 from troupe.dataplane.state.sqlite_tables import CANCEL, ENTRY, KILL, OPEN, PAUSE, PROMISE, STOPPING
 from troupe.dataplane.state.verbs import Bound, binds
 from troupe.v1.agent_pb2 import VerbAnswer

@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
 from troupe.dataplane.state import rules
 from troupe.dataplane.state import sqlite_control as controls
 from troupe.dataplane.state import sqlite_tables as tables
-from troupe.dataplane.state.control import Control
+from troupe.dataplane.state.control import Control, Restart
 from troupe.dataplane.state.port import Companion, TurnCommit
 from troupe.dataplane.state.session import RECENT, Entry, Loaded, Outgoing, Owner, Record, Sent
 from troupe.dataplane.state.sqlite_tables import AWAITS, ENTRY, REDRIVABLE, REDRIVEN, STAND
@@ -211,7 +212,6 @@ def settle(
 
 def standing(db: sqlite3.Connection, key: SessionKey, control: Control) -> Standing:
     """What a verb finds."""
-    name = (key.path, control.message_id)
     fate, awaited = fate_of(db, key, control.message_id)
     return Standing(
         waiting=waiting(db, key, control.message_id),
@@ -219,10 +219,43 @@ def standing(db: sqlite3.Connection, key: SessionKey, control: Control) -> Stand
         fate=fate,
         final=rules.is_final(fate),
         awaited=awaited,
-        journaled=db.execute(f"SELECT 1 FROM journal WHERE {MESSAGE}", name).fetchone() is not None,
+        steps=steps(db, key, control.message_id),
         cancelled=controls.bound(db, key, control.message_id).cancelled,
         pauses=controls.pauses(db, key, control.message_id),
         lifted=controls.is_lifted(db, key, control),
+    )
+
+
+def steps(db: sqlite3.Connection, key: SessionKey, message_id: str) -> int:
+    """In the message's journal."""
+    (count,) = db.execute(f"SELECT count(*) FROM journal WHERE {MESSAGE}", (key.path, message_id)).fetchone()
+    return count  # type: ignore[no-any-return]
+
+
+def journal(db: sqlite3.Connection, key: SessionKey, message_id: str, digest: bytes) -> dict[str, bytes]:
+    """What one payload came to, by step."""
+    name = (key.path, message_id, digest)
+    return dict(db.execute(f"SELECT step, content FROM journal WHERE {MESSAGE} AND digest = ?", name).fetchall())
+
+
+def add_steps(
+    db: sqlite3.Connection, key: SessionKey, message_id: str, digest: bytes, added: Mapping[str, bytes]
+) -> None:
+    """To the journal; a step that is there stays as it is."""
+    db.executemany(
+        "INSERT OR IGNORE INTO journal (path, message_id, digest, step, content) VALUES (?, ?, ?, ?, ?)",
+        [(key.path, message_id, digest, *step) for step in added.items()],
+    )
+
+
+def restart(db: sqlite3.Connection, shard: int, key: SessionKey, message_id: str, to: Restart, now: float) -> None:
+    """Another message goes on from what this one has done."""
+    entry = replace(to.entry, placed=now, due=now)
+    controls.put_on_schedule(db, shard, key, entry, to.envelope)
+    add_steps(db, key, entry.message_id, entry.digest, to.journal)
+    db.executemany(
+        "UPDATE promise SET message_id = ? WHERE path = ? AND id = ? AND message_id = ?",
+        [(entry.message_id, key.path, promise_id, message_id) for promise_id in to.promises],
     )
 
 

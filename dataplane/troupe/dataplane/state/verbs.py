@@ -13,7 +13,12 @@ but that PAUSE is TOO_LATE where a CANCEL or KILL binds, and STALE where the RES
 or comes again has not ended, though it was a dead letter before; beside a record that stays it is a copy. Redriven
 copies on their way count as nothing known.
 
-What was APPLIED or PENDING binds the message until it is settled; a PAUSE until it is lifted.
+RESTART is for what is at rest: it waits between two attempts, or it is a dead letter. There it is APPLIED, or NOT_FOUND
+where the dead letter is gone; elsewhere NOT_AT_REST where anything is known of the message, otherwise NOT_FOUND;
+TOO_LATE where it has ended in another way, or a CANCEL or KILL binds it.
+
+What was APPLIED or PENDING binds the message until it is settled; a PAUSE until it is lifted. A RESTART settles its
+message at once.
 """
 
 from collections.abc import Collection, Sequence
@@ -59,7 +64,8 @@ class Standing:
     """That record stays: what waits beside it is a copy."""
     awaited: bool
     """A redriven copy of it is on its way."""
-    journaled: bool
+    steps: int
+    """In its journal."""
     cancelled: bool
     """A CANCEL or KILL binds it."""
     pauses: Collection[str]
@@ -74,7 +80,12 @@ class Standing:
 
     @property
     def known(self) -> bool:
-        return bool(self.waiting or self.scheduled or self.journaled)
+        return bool(self.waiting or self.scheduled or self.steps)
+
+    @property
+    def begun(self) -> bool:
+        """It runs, or may run, where it waits."""
+        return any(entry.starts or entry.running for entry in self.waiting)
 
     @property
     def attempt(self) -> int:
@@ -84,6 +95,8 @@ class Standing:
 
 def verb_answer(control: Control, found: Standing) -> VerbAnswer.ValueType:
     """See the module's text."""
+    if control.verb == agent_pb2.VERB_RESTART:
+        return _restarted(control, found)
     if found.ended:
         return agent_pb2.VERB_ANSWER_TOO_LATE
     if control.attempt not in (None, found.attempt):
@@ -99,7 +112,7 @@ def verb_answer(control: Control, found: Standing) -> VerbAnswer.ValueType:
 
 def binds(verb: int, answer: int) -> bool:
     """Whether a verb with this answer binds its message from then on."""
-    return verb != agent_pb2.VERB_RESUME and answer in BINDING
+    return (verb in ENDING or verb == agent_pb2.VERB_PAUSE) and answer in BINDING
 
 
 def lifted(control: Control, answer: VerbAnswer.ValueType, found: Standing) -> list[str]:
@@ -110,10 +123,12 @@ def lifted(control: Control, answer: VerbAnswer.ValueType, found: Standing) -> l
 
 def ends_at_once(control: Control, answer: VerbAnswer.ValueType, found: Standing) -> bytes | None:
     """The digest under which the message is settled as CANCELLED where it waits or is scheduled; None where it is not:
-    what has begun, or has a journal, is settled by its turn."""
-    if control.verb not in ENDING or answer != agent_pb2.VERB_ANSWER_APPLIED or found.journaled:
+    what has begun, or has a journal, is settled by its turn, but where another message goes on with the journal."""
+    if answer != agent_pb2.VERB_ANSWER_APPLIED:
         return None
-    if any(entry.starts or entry.running for entry in found.waiting):
+    if control.restart is not None:
+        return control.restart.entry.digest
+    if control.verb not in ENDING or found.steps or found.begun:
         return None
     return found.waiting[0].digest if found.waiting else found.scheduled.digest if found.scheduled else None
 
@@ -145,6 +160,21 @@ def cancel_recorded(message_id: str, *, kill: bool = False) -> CancelRecorded:
 
 def pause_recorded(message_id: str) -> PauseRecorded:
     return PauseRecorded("PAUSED", f"message {message_id} is paused; suspend it until it is resumed")
+
+
+def _restarted(control: Control, found: Standing) -> VerbAnswer.ValueType:
+    if found.final or found.cancelled:
+        return agent_pb2.VERB_ANSWER_TOO_LATE
+    if found.waiting and control.attempt not in (None, found.attempt):
+        return agent_pb2.VERB_ANSWER_STALE
+    if not (found.known or found.fate is not None):
+        return agent_pb2.VERB_ANSWER_NOT_FOUND
+    rests = not found.begun if found.waiting else found.fate is not None and not found.awaited
+    if rests and control.restart is None and not found.waiting:
+        return agent_pb2.VERB_ANSWER_NOT_FOUND
+    if not rests or control.restart is None or control.restart.seen != found.steps:
+        return agent_pb2.VERB_ANSWER_NOT_AT_REST
+    return agent_pb2.VERB_ANSWER_APPLIED
 
 
 def _named(resume: Control, found: Standing) -> list[str]:

@@ -4,16 +4,16 @@ Entries are MessagePack, which Redis' Lua knows; it has no byte strings, so dige
 hexadecimal everywhere, and long ones stand beside what is packed. What is as it mostly is, is left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number, Position
-from troupe.dataplane.state.control import Promise, Reminder, Verbs
-from troupe.dataplane.state.port import Claimed
-from troupe.dataplane.state.session import Entry, Loaded, Mark, Outgoing, Record, Sent, SessionSummary
+from troupe.dataplane.state.control import Promise, Reminder, Restart
+from troupe.dataplane.state.port import Claimed, Resting
+from troupe.dataplane.state.session import Entry, Loaded, Mark, Outgoing, Record, Sent, SessionSummary, Verbs
 from troupe.v1 import promise_pb2
 from troupe.v1.promise_pb2 import PromiseState
 from troupe.v1.turn_pb2 import Fate
@@ -229,6 +229,25 @@ def journal(fields: Sequence[bytes], digest: bytes) -> Mapping[str, bytes]:
     """The steps of one payload, by its digest in hexadecimal, among all that a message's journal holds."""
     own = digest + b" "
     return {step.removeprefix(own).decode(): content for step, content in pairs(fields).items() if step.startswith(own)}
+
+
+def restart(to: Restart) -> Iterator[str | int | bytes]:
+    """What scripts take of the message that goes on."""
+    yield from (to.seen, packed(to.entry), to.envelope, msgspec.msgpack.encode(sorted(to.promises)))
+    for step, content in to.journal.items():
+        yield from (step, content)
+
+
+def resting(found: Sequence[Any]) -> Resting:
+    """From the reply of the script `resting`."""
+    digest, envelope, fields, promises = found
+    return Resting(
+        bytes.fromhex(digest.decode()),
+        envelope,
+        journal(fields, digest),
+        len(fields) // 2,
+        sorted((promise(*each) for each in promises), key=lambda each: each.id),
+    )
 
 
 def summary(row: Sequence[Any]) -> SessionSummary:

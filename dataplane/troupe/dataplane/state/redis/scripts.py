@@ -51,13 +51,13 @@ CLAIM, DUE, LOAD, PUT, BEGIN = map(_script, ("claim", "due", "load", "put", "beg
 TAKE_OVER, JOURNAL, SUSPEND, RETRY = map(_script, ("take_over", "journal", "suspend", "retry"))
 COMMIT, PASS_OVER, STRIKE, BACKLOG = map(_script, ("commit", "pass_over", "strike", "backlog"))
 REDRIVE, PURGE, RECORD, WAITING = map(_script, ("redrive", "purge", "record_of", "waiting_of"))
-CONTROL, VERBS = map(_script, ("control", "verbs_of"))
+CONTROL, RESTING, VERBS = map(_script, ("control", "resting", "verbs_of"))
 SETTLE_PROMISE, PROMISE, PROMISES = map(_script, ("settle_promise", "promise_of", "promises"))
 MESSAGES, HISTORY, SUMMARIES, DELETE = map(_script, ("messages", "history", "summaries", "delete"))
 FORGET, IDLE, DECLARE = map(_script, ("forget", "idle", "declare"))
 
 SCRIPTS = (
     CLAIM, DUE, LOAD, PUT, BEGIN, TAKE_OVER, JOURNAL, SUSPEND, RETRY, COMMIT, PASS_OVER, STRIKE, BACKLOG, REDRIVE,
-    PURGE, RECORD, WAITING, CONTROL, VERBS, SETTLE_PROMISE, PROMISE, PROMISES, MESSAGES, HISTORY, SUMMARIES, DELETE,
-    FORGET, IDLE, DECLARE,
+    PURGE, RECORD, WAITING, CONTROL, RESTING, VERBS, SETTLE_PROMISE, PROMISE, PROMISES, MESSAGES, HISTORY,
+    SUMMARIES, DELETE, FORGET, IDLE, DECLARE,
 )  # fmt: skip

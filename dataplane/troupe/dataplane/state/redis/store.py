@@ -10,9 +10,9 @@ from troupe.broker.order import Number, Position
 from troupe.chassis.errors import Unavailable
 from troupe.chassis.redis_address import address
 from troupe.dataplane.state import rules, schedule, verbs
-from troupe.dataplane.state.control import Control, Promise, Settlement, Verbs
+from troupe.dataplane.state.control import Control, Promise, Settlement
 from troupe.dataplane.state.errors import Fenced
-from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, TurnCommit
+from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, Resting, TurnCommit
 from troupe.dataplane.state.redis import layout, scripts
 from troupe.dataplane.state.redis.link import USE, Link
 from troupe.dataplane.state.redis.scripts import Script
@@ -27,6 +27,7 @@ from troupe.dataplane.state.session import (
     Owner,
     Record,
     SessionSummary,
+    Verbs,
 )
 from troupe.v1.agent_pb2 import VerbAnswer
 from troupe.v1.promise_pb2 import SettlementAnswer
@@ -215,8 +216,13 @@ class RedisStateStore:
             control.lifts,
             control.status,
             int(control.dry_run),
+            *(layout.restart(control.restart) if control.restart else ()),
         )
         return VerbAnswer.ValueType(answer)
+
+    async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
+        found = await self._read(scripts.RESTING, key, message_id)
+        return None if found is None else layout.resting(found)
 
     async def verbs(self, key: SessionKey) -> Verbs:
         return layout.verbs(await self._read(scripts.VERBS, key))

@@ -104,6 +104,27 @@ local function withdraw_promises(ids, now)
   end
 end
 
+-- Those of these ids that are one message's become another's.
+local function move_promises(from, ids, to)
+  local moves, left, moved = {}, {}, {}
+  for _, id in ipairs(ids) do
+    moves[id] = true
+  end
+  for _, id in ipairs(promises_of(from)) do
+    if moves[id] then
+      local promise = promise_of(id)
+      promise.message_id = to
+      keep_promise(promise)
+      moved[#moved + 1] = id
+    else
+      left[#left + 1] = id
+    end
+  end
+  if #moved > 0 then
+    redis.call('HSET', PROMISED, 'message:' .. from, cmsgpack.pack(left), 'message:' .. to, cmsgpack.pack(moved))
+  end
+end
+
 local function drop_promises(message_id)
   for _, id in ipairs(promises_of(message_id)) do
     redis.call('HDEL', PROMISED, 'promise:' .. id, 'schema:' .. id, 'value:' .. id)
