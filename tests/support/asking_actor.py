@@ -20,7 +20,9 @@ DONE: list[str] = []
 
 @tool(compensation="leave")
 async def book(room: str) -> str:
-    """Book a room."""
+    """Book a room, unless it is broken."""
+    if room == "broken":
+        raise LookupError("the room is broken")
     DONE.append(f"booked {room}")
     return room
 
