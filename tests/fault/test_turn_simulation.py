@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from fault.simulation.climate import CLIMATES, Climate, anything, control, restores, zombies
+from fault.simulation.climate import CLIMATES, Climate, anything, control, restarts, restores, zombies
 from fault.simulation.loop import Spinning, Stalled, VirtualLoop
+from fault.simulation.restart_rules import OFF as RESTART_OFF
 from fault.simulation.rules import OFF
 from fault.simulation.run import simulate
 
@@ -18,7 +19,7 @@ Kind = Callable[[random.Random], Climate]
 SEEDS, CHUNK = 250, 25
 ENOUGH = 400
 """Seeds among which each rule that is switched off is missed."""
-RESTORED = 50
+RESTORED = RESTARTED = 50
 NEVER = ("left in inbox", "left in broker", "left in memory", "stalled", "spinning", "crash", "did not stop")
 """What a restored backup does not excuse. A turn that it cut the ground from under may fail: its shard begins anew."""
 RARE: Mapping[str, tuple[Kind, int]] = {
@@ -26,6 +27,8 @@ RARE: Mapping[str, tuple[Kind, int]] = {
     "a take-over ends the turn before": (zombies, 1400),
     "a new owner finds outboxes": (zombies, 70),
     "a KILL stays a KILL": (control, 40),
+    **dict.fromkeys(RESTART_OFF, (restarts, 0)),
+    "a RESTART looks whether there are more steps": (restarts, 150),
 }
 """In which climate to look, and from which seed on, where the first hundreds of seeds have no schedule that needs the
 rule."""
@@ -60,6 +63,14 @@ def test_a_fleet_goes_on_after_its_store_was_restored(first: int) -> None:
     ]
 
     assert stuck == []
+
+
+@pytest.mark.parametrize("first", range(0, RESTARTED, CHUNK))
+def test_no_promise_is_broken_where_messages_are_restarted(first: int) -> None:
+    runs = [simulate(seed, climates=(restarts,)) for seed in range(first, first + CHUNK)]
+
+    assert [f"seed {run.seed}: {violation}" for run in runs for violation in run.violations] == []
+    assert sum(run.counts.get("restarted", 0) for run in runs) > 2 * CHUNK
 
 
 def test_a_seed_takes_the_same_steps_each_time() -> None:

@@ -55,7 +55,7 @@ def _nothing_left(world: "World") -> None:
 
 def _all_settled(world: "World") -> None:
     letters = {(letter.session, letter.message_id) for letter in world.server.broker.kept()}
-    for key, message_id in sorted({*world.sent, *world.history.posted.values()}, key=str):
+    for key, message_id in sorted({*world.sent, *world.history.posted.values(), *world.history.restarted}, key=str):
         record = world.history.records.get((key, message_id))
         if record is None:
             if (key, message_id) in world.history.confirmed:

@@ -86,6 +86,21 @@ class Clients:
         """Whatever holds it."""
         await self._control(key, Control(VERB_RESUME, self._name("verb"), message_id))
 
+    async def restart(self, key: SessionKey, message_id: str) -> None:
+        """Let another message go on for it from some step: what is not at rest is tried again, paused perhaps."""
+        for _ in range(4):
+            verb_id, step = self._name("verb"), self._dice.choice((0, 1, 1, 2, 9))
+            self._history.from_step[verb_id] = step
+            await self._until_answered(
+                functools.partial(Worker.restart, key=key, message_id=message_id, verb_id=verb_id, step=step)
+            )
+            if self._history.verbs[verb_id] != agent_pb2.VERB_ANSWER_NOT_AT_REST:
+                break
+            if self._dice.random() < 0.5:
+                await self._control(key, Control(VERB_PAUSE, self._name("verb"), message_id))
+            await asyncio.sleep(self._dice.choice((0.1, 3.0)))
+        await self.resume(key, message_id)
+
     async def settle(self, key: SessionKey, promise_id: str) -> None:
         """Settle a promise, as several that do not know of each other."""
         for _ in range(self._dice.choice((1, 1, 2))):

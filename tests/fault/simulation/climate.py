@@ -41,6 +41,8 @@ class Climate:
     """Share of messages that wait for promises."""
     verbs: float = 0.15
     """Share of messages that somebody cancels, and of those that somebody pauses."""
+    restarts: float = 0.0
+    """Share of messages that somebody restarts."""
     later: float = 0.1
     """Share of messages that are scheduled."""
     day: float = 24 * 3600.0
@@ -140,4 +142,18 @@ def restores(dice: random.Random) -> Climate:
         long=0.0,
         waits=0.2,
         later=0.2,
+    )
+
+
+def restarts(dice: random.Random) -> Climate:
+    """Messages that others go on for, as they wait, are paused, or are dead letters, with a few faults."""
+    return Climate(
+        Weather(late=dice.choice((0.0, 0.05)), reply_lost=dice.choice((0.0, 0.05)), slow=0.2, slowest=0.5),
+        kinds := dice.sample(KINDS, dice.randint(0, 2)),
+        faults=dice.choice((2, 6)) if kinds else 0,
+        prefetch=dice.choice((2, PREFETCH)),
+        long=0.0,
+        waits=0.5,
+        verbs=0.2,
+        restarts=0.7,
     )

@@ -1,12 +1,13 @@
 """What happened in one run, and what must not have happened."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
-from troupe.dataplane.state.control import Promise
+from troupe.dataplane.behaviours.promises import PROMISE, START
+from troupe.dataplane.state.control import Control, Promise
 from troupe.dataplane.state.session import Owner, Record
 
 MessageKey = tuple[SessionKey, str]
@@ -59,6 +60,16 @@ class History:
     """By name: the stream of the reminder that was set last and not forgotten."""
     reminded: set[str] = field(default_factory=set)
     """Streams of reminders that came to a turn's end, at least once."""
+    restarted: dict[MessageKey, MessageKey] = field(default_factory=dict)
+    """By message that goes on: the one that it goes on for."""
+    superseded: set[MessageKey] = field(default_factory=set)
+    """Those that others go on for."""
+    kept: set[tuple[SessionKey, str, int]] = field(default_factory=set)
+    """Steps that they found done, or begun."""
+    kept_promises: set[tuple[SessionKey, str, str]] = field(default_factory=set)
+    """Names of promises that they found made."""
+    from_step: dict[str, int] = field(default_factory=dict)
+    """By the id of a RESTART."""
     passed: set[Number] = field(default_factory=set)
     numbers: dict[MessageKey, set[Number]] = field(default_factory=lambda: defaultdict(set))
     """Under which a message was started."""
@@ -76,7 +87,7 @@ class History:
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _begun: dict[tuple[SessionKey, str], int] = field(default_factory=dict)
     _settled: dict[tuple[SessionKey, str], int] = field(default_factory=dict)
-    _running: dict[tuple[SessionKey, Owner], str] = field(default_factory=dict)
+    _running: dict[tuple[SessionKey, Owner], tuple[str, Number]] = field(default_factory=dict)
 
     def log(self, line: str) -> None:
         if self.traced:
@@ -90,8 +101,8 @@ class History:
         """A turn of the shard's owner, as the store's fence has it, begins."""
         self.counts["turns"] += 1
         if (other := self._running.get((key, owner))) is not None:
-            self.violation("two turns at once", f"{messages} began beside {other} in {key}")
-        self._running[key, owner] = messages[0][0]
+            self.violation("two turns at once", f"{messages} began beside {other[0]} in {key}")
+        self._running[key, owner] = messages[0]
         # What comes with the first of a batch may have to start again by itself, after the first.
         self._in_order("start order", self._begun, key, messages[0][1])
         for message_id, number in messages:
@@ -101,8 +112,16 @@ class History:
     def ended(self, key: SessionKey, owner: Owner) -> None:
         self._running.pop((key, owner), None)
 
+    def running(self, key: SessionKey, message_id: str) -> Iterator[tuple[Owner, Number]]:
+        """Who runs the message, and under which number."""
+        for (session, owner), (running, number) in self._running.items():
+            if (session, running) == (key, message_id):
+                yield owner, number
+
     def step(self, key: SessionKey, message_id: str, payload: str, step: int) -> None:
         """A step that must not be done twice for one payload is done."""
+        if (key, message_id, step) in self.kept:
+            self.violation("kept step again", f"step {step} of {message_id} in {key}")
         if (key, message_id, payload, step) in self.steps:
             self.violation("step twice", f"step {step} of {message_id} ({payload}) in {key}")
         self.steps.add((key, message_id, payload, step))
@@ -114,9 +133,15 @@ class History:
         self.counts["compensations"] += 1
         if (key, message_id, payload, step) in self.taken_back:
             self.violation("taken back twice", f"step {step} of {message_id} in {key}")
-        if (key, message_id) not in self.cancelled:
+        if (key, message_id) not in self.cancelled or (key, message_id) in self.superseded:
             self.violation("taken back without a cancel", f"step {step} of {message_id} in {key}")
         self.taken_back.add((key, message_id, payload, step))
+
+    def asks(self, key: SessionKey, message_id: str, name: str) -> None:
+        """A turn makes a promise."""
+        self.counts["promises"] += 1
+        if (key, message_id, name) in self.kept_promises:
+            self.violation("kept promise asked for again", f"{name} of {message_id} in {key}")
 
     def sees(self, key: SessionKey, promise_id: str, promise: Promise) -> None:
         """A turn goes on with what the promise came to."""
@@ -143,6 +168,22 @@ class History:
 
     def resumes(self, key: SessionKey, message_id: str, lifts: str) -> None:
         self.paused[key, message_id] = self.paused[key, message_id] - {lifts} if lifts else set()
+
+    def restarts(self, key: SessionKey, control: Control, journal: Mapping[str, bytes]) -> None:
+        """Another message goes on for this one, which has done what the journal says."""
+        if control.restart is None:
+            self.violation("restarted as nothing", f"{control}")
+            return
+        new_id, step = control.restart.entry.message_id, self.from_step[control.verb_id]
+        self.log(f"RESTARTED {control.message_id} in {key} as {new_id} from {step}")
+        self.counts["restarted"] += 1
+        self.restarted[key, new_id] = (key, control.message_id)
+        self.superseded.add((key, control.message_id))
+        self.kept |= {(key, new_id, each) for each in range(step) if f"{START}{each}" in journal}
+        made = {name: content for name, content in journal.items() if name.startswith(PROMISE)}
+        kept = {name.removeprefix(PROMISE) for name, content in made.items() if int(content) < step}
+        self.kept_promises |= {(key, new_id, name) for name in kept}
+        self.confirmed.add((key, new_id))
 
     def _not_early(self, key: SessionKey, message_id: str) -> None:
         if self.store_now() < self.due.get((key, message_id), 0.0):

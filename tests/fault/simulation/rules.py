@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+from fault.simulation import restart_rules
 from support.fake_clock import FakeClock
 
 from troupe.broker.addressing import SessionKey
@@ -407,4 +408,5 @@ OFF: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "an end withdraws promises": no_withdrawing,
     "a settlement wakes": no_waking,
     "due by the store's clock": due_by_the_workers_clock,
+    **restart_rules.OFF,
 }

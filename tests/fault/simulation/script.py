@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from fault.simulation.history import History
 from fault.simulation.store import WatchedStore
 from google.rpc import code_pb2
@@ -14,6 +15,8 @@ from troupe.broker.order import Number
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.dataplane.actors.behaviour import Remind, Send, TurnContext, TurnResult
+from troupe.dataplane.behaviours.calls import RESULT, TAKING_BACK
+from troupe.dataplane.behaviours.promises import PROMISE, START
 from troupe.dataplane.state.control import Promise
 from troupe.dataplane.state.session import RETENTION, Owner
 from troupe.v1.envelope_pb2 import Content, Envelope
@@ -83,13 +86,17 @@ class Scripts:
         """Whom actors may send to."""
         self.calm = False
         """From now on nothing fails, kills or takes long."""
+        self.restarted: Mapping[tuple[SessionKey, str], tuple[SessionKey, str]] = {}
+        """Whose scripts others go on with."""
         self.asked: Callable[[SessionKey, str], None] = lambda key, promise_id: None
         """Hears of each promise that somebody may settle."""
 
     def of(self, key: SessionKey, message_id: str) -> Script:
         name = (key, message_id)
+        while name in self.restarted:
+            name = self.restarted[name]
         if name not in self._scripts:
-            self._scripts[name] = Script.of(f"{self._seed} {key} {message_id}", self._long, self._waits)
+            self._scripts[name] = Script.of(f"{self._seed} {key} {name[1]}", self._long, self._waits)
         return self._scripts[name]
 
 
@@ -137,11 +144,12 @@ class Scripted:
 
     async def compensate(self, turn: TurnContext) -> None:
         """Take back the steps that came to their end, newest first."""
-        ended = [step for step in range(MAX_STEPS) if f"{step} ended" in turn.journal.kept]
+        ended = [step for step in range(MAX_STEPS) if f"{RESULT}{step}" in turn.journal.kept]
         for step in reversed(ended):
-            if f"{step} taken back" in turn.journal.kept:
+            taken_back = f"{START}{TAKING_BACK}{step}"
+            if taken_back in turn.journal.kept:
                 continue
-            await turn.journal.keep({f"{step} taken back": b""}, starts=True, compensates=True)
+            await turn.journal.keep({taken_back: b""}, starts=True, compensates=True)
             self._history.compensates(turn.key, turn.message.id, turn.message.content.text, step)
             await asyncio.sleep(0.05)
 
@@ -151,7 +159,8 @@ class Scripted:
             f"{owner.instance if owner else '(not owner)'} starts {message.id} {number.stream}:{number.sequence}"
             f" in {key}, attempt {attempt}"
         )
-        committed = message.redrives > 0 or self._history.posted.get(number) == (key, message.id)
+        name = (key, message.id)
+        committed = message.redrives > 0 or self._history.posted.get(number) == name or name in self._history.restarted
         if message.HasField("source") and not message.reminder and not committed:
             self._history.violation("sent without a commit", f"{message.id} {number} began in {key}")
 
@@ -223,12 +232,13 @@ class Scripted:
     async def _ask(self, turn: TurnContext, ask: int, lasts: float) -> None:
         """Wait for a promise."""
         name = f"p{ask}"
-        promise_id = f"{turn.message.id}/{name}"
+        made = (promise.id for promise in turn.journal.promises.values() if promise.name == name)
+        promise_id = next(made, f"{turn.message.id}/{name}")
         if promise_id not in turn.journal.promises:
-            now = self._now()
+            now, started = self._now(), sum(step.startswith(START) for step in turn.journal.kept)
             promise = Promise(promise_id, name, turn.message.id, now, expires=now + lasts if lasts else 0.0)
-            await turn.journal.keep({f"promise {ask}": b""}, starts=True, promises=[promise])
-            self._history.counts["promises"] += 1
+            await turn.journal.keep({f"{PROMISE}{name}": b"%d" % started}, starts=True, promises=[promise])
+            self._history.asks(turn.key, turn.message.id, name)
         found = turn.journal.promises[promise_id]
         if found.state == PROMISE_STATE_OPEN:
             self._scripts.asked(turn.key, promise_id)
@@ -237,15 +247,20 @@ class Scripted:
         self._history.sees(turn.key, promise_id, found)
 
     async def _step(self, turn: TurnContext, step: int) -> None:
-        began, ended = f"{step} began", f"{step} ended"
+        began, ended = f"{START}{step}", f"{RESULT}{step}"
         if ended in turn.journal.kept:
             return
         if began in turn.journal.kept:
             raise UnknownOutcome("UNKNOWN_OUTCOME", f"step {step} began, and nobody knows how it ended")
-        await turn.journal.keep({began: b""}, starts=True)
+        await turn.journal.keep({began: started(step)}, starts=True)
         self._history.step(turn.key, turn.message.id, turn.message.content.text, step)
         await asyncio.sleep(0.05)
         await turn.journal.keep({ended: b""}, starts=False)
+
+
+def started(step: int) -> bytes:
+    """What an actor journals as it starts a call."""
+    return msgspec.msgpack.encode([step, "tool", "", "{}"])
 
 
 def number_of(message: Envelope) -> Number:

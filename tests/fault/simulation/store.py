@@ -151,7 +151,19 @@ class WatchedStore(MemoryStateStore):
     async def control(self, key: SessionKey, control: Control) -> VerbAnswer.ValueType:
         before, promises = self.fates(key), self._open(key)
         seen = control.verb_id in self._history.verbs
+        session = self._find(key)
+        journal = {step: content for (_, step), content in session.journals.get(control.message_id, {}).items()}
+        runs = [
+            number
+            for owner, number in self._history.running(key, control.message_id)
+            if self.is_owner(owner) and number in session.inbox
+        ]
         answer = await super().control(key, control)
+        restarts = control.verb == agent_pb2.VERB_RESTART and answer == agent_pb2.VERB_ANSWER_APPLIED
+        if restarts and not (seen or control.dry_run):
+            self._history.restarts(key, control, journal)
+            if runs:
+                self._history.violation("restarted as it runs", f"{control.message_id} in {key}")
         self._compare(key, before)
         self._settled(key, promises)
         name = key, control.message_id
@@ -201,7 +213,7 @@ class WatchedStore(MemoryStateStore):
             if (
                 now is None
                 or not rules.replaces(record.fate, now.fate)
-                or (key, message_id) not in self._history.redriven
+                or (key, message_id) not in {*self._history.redriven, *self._history.superseded}
             ):
                 self._history.violation("fate changed", f"{message_id} in {key} was {name(record)}")
         for message_id, record in after.items():

@@ -21,13 +21,15 @@ from troupe.dataplane.actors.endings import cancelled_record
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.admission import Limits
+from troupe.dataplane.control import Order
 from troupe.dataplane.gateway import Gateway
 from troupe.dataplane.peers import Peers
 from troupe.dataplane.placement import Placement
 from troupe.dataplane.sessions import Sessions
 from troupe.dataplane.state.control import Control, Settlement
 from troupe.dataplane.state.session import Owner
-from troupe.v1.agent_pb2 import VerbAnswer
+from troupe.v1 import agent_pb2
+from troupe.v1.agent_pb2 import MessageRef, VerbAnswer
 from troupe.v1.data_plane_pb2 import PlaceRequest
 from troupe.v1.envelope_pb2 import Envelope
 from troupe.v1.promise_pb2 import SettlementAnswer
@@ -116,6 +118,12 @@ class Worker:
         answer = await self._store.control(key, replace(control, status=status))
         self._nudge(key)
         return answer
+
+    async def restart(self, key: SessionKey, message_id: str, verb_id: str, step: int) -> None:
+        """A client's RESTART."""
+        order = Order(agent_pb2.VERB_RESTART, verb_id, from_step=step)
+        async for _ in self.gateway.control.named(order, [(key, MessageRef(message_id=message_id))]):
+            self._nudge(key)
 
     async def settle(self, key: SessionKey, settlement: Settlement) -> SettlementAnswer.ValueType:
         """A client's settlement of a promise."""

@@ -56,7 +56,7 @@ class World:
         self._climate = self.dice.choice(climates)(self.dice)
         self.faults = self._climate.faults
         self.scripts = Scripts(seed, self._climate.long, self._climate.waits)
-        self.scripts.asked = self._asked
+        self.scripts.asked, self.scripts.restarted = self._asked, history.restarted
         self.faulty = True
         self.server = Server(MemoryBroker(clock=LoopClock()), self.dice)
         self.store = WatchedStore(history, self.server, LoopClock())
@@ -129,6 +129,8 @@ class World:
                     self._at(at + dice.choice((-0.5, 0.01, 0.1, 1.0, 10.0)), verb, key, message_id)
             if dice.random() < 0.1:
                 self._at(at + dice.uniform(0.0, 10.0), self._clients.ask, key, message_id)
+            if self._climate.restarts and dice.random() < self._climate.restarts:
+                self._at(at + dice.choice((0.01, 0.1, 1.0, 5.0, 20.0)), self._clients.restart, key, message_id)
         if dice.random() < 0.15:
             for _ in range(dice.choice((1, 3))):
                 self._at(dice.uniform(0.0, length), self._clients.delete, dice.choice(sessions))
