@@ -200,6 +200,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("ControlTurns", control(messages=[NAMED], shards=[1]), "NO_SELECTOR"),
     ("ControlTurns", control(messages=[NAMED], lifts="v"), "BAD_LIFTS"),
     ("ControlTurns", control(messages=[NAMED], verb_id="x" * 129), "BAD_MESSAGE_ID"),
+    ("ControlTurns", control(messages=[NAMED], from_step=0), "BAD_STEP"),
+    ("ControlTurns", pb.ControlTurnsRequest(verb=pb.VERB_RESTART, messages=[NAMED]), "BAD_STEP"),
     ("ControlTurns", control(selector=EVERYTHING, limit=10_001), "BAD_LIMIT"),
     ("ControlTurns", control(selector=pb.TurnSelector(fates=[turn_pb2.FATE_DONE])), "BAD_SELECTOR"),
     ("ControlTurns", control(selector=pb.TurnSelector(session=SessionRef(agent="A"))), "BAD_SELECTOR"),
@@ -207,7 +209,7 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 NOT_BUILT: list[tuple[str, Any]] = [
     *(("Send", message(on_busy=value)) for value in (pb.ON_BUSY_INTERRUPT, pb.ON_BUSY_STEER)),
-    ("ControlTurns", pb.ControlTurnsRequest(verb=pb.VERB_RESTART)),
+    ("ControlTurns", pb.ControlTurnsRequest(verb=99)),  # type: ignore[arg-type]
 ]
 
 

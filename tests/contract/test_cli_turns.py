@@ -8,7 +8,7 @@ import pytest
 from support.canned_fleet import CannedFleet, canned_fleet
 
 from troupe.v1 import agent_pb2, turn_pb2
-from troupe.v1.agent_pb2 import ControlTurnsRequest, ControlTurnsResponse, MessageRef, VerbAnswer
+from troupe.v1.agent_pb2 import ControlTurnsRequest, ControlTurnsResponse, JournaledCall, MessageRef, VerbAnswer
 from troupe.v1.envelope_pb2 import SessionRef
 
 
@@ -57,6 +57,38 @@ def test_one_that_does_not_bind_fails(canned: CannedFleet, word: str) -> None:
     assert run.code == 1
     assert run.out.splitlines()[2].split()[:2] == ["clerk/s1/m2", word]
     assert canned.worker.requests[0].dry_run
+
+
+def test_restart_names_the_first_step_and_says_what_goes_on(canned: CannedFleet) -> None:
+    def answers(request: ControlTurnsRequest) -> Iterable[ControlTurnsResponse]:
+        response = ControlTurnsResponse(message=request.messages[0], answer=agent_pb2.VERB_ANSWER_APPLIED)
+        response.restarted_as = "restart-1"
+        for calls in ([("search", True, True), ("look", True, False)], [("buy", False, False)]):
+            step = response.steps.add()
+            step.calls.extend(JournaledCall(tool=tool, started=began, ended=ended) for tool, began, ended in calls)
+        yield response
+
+    canned.worker.answers["ControlTurns"] = answers
+    run = canned.troupe("turns", "restart", "clerk/s1/m1", "--from", "1")
+    assert run.code == 0
+    assert run.out.splitlines()[1].split(maxsplit=2) == ["clerk/s1/m1", "APPLIED", "restart-1 goes on"]
+    assert canned.worker.requests[0].from_step == 1
+    run = canned.troupe("turns", "restart", "clerk/s1/m1", "--from", "1", "--dry-run")
+    assert [" ".join(line.split()) for line in run.out.splitlines()[3:]] == [
+        "0 search ended kept",
+        "look outcome unknown kept",
+        "1 buy not started again",
+    ]
+
+
+def test_restart_needs_a_step_and_means_what_is_paused(canned: CannedFleet) -> None:
+    canned.worker.answers["ControlTurns"] = answering("NOT_AT_REST")
+    run = canned.troupe("turns", "restart", "clerk/s1/m1")
+    assert (run.code, "--from" in run.err) == (2, True)
+    run = canned.troupe("turns", "restart", "--agent", "clerk", "--from", "0")
+    assert canned.worker.requests[0].selector.fates == [turn_pb2.FATE_PAUSED]
+    assert canned.worker.requests[0].HasField("from_step")
+    assert "pause it, and try again" in run.out
 
 
 def test_each_call_has_a_verb_id_of_its_own(canned: CannedFleet) -> None:

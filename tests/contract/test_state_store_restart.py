@@ -54,8 +54,9 @@ def restart(
     return replace(verb(VERB_RESTART, message_id, verb_id), restart=Restart(new, envelope(NEW), kept, promises, seen))
 
 
-async def rest(store: StateStore, message: Entry = entry(1)) -> None:
+async def rest(store: StateStore) -> None:
     """It has begun, has done something, and waits for another attempt."""
+    message = entry(1)
     await place(store, message)
     await store.begin(OWNER, KEY, message)
     await store.journal(OWNER, KEY, attempt(message), JOURNAL, starts=True)
@@ -86,7 +87,8 @@ async def test_what_waits_is_settled_and_another_message_goes_on_with_its_steps(
 
     assert await store.record(KEY, "m1") == Record(CANCELLED, b"by restart", b"m1")
     waits = await store.waiting(KEY, "again")
-    assert waits is not None and waits.due < 4e9  # due at once, whatever clock it was made by
+    assert waits is not None
+    assert waits.due < 4e9  # due at once, whatever clock it was made by
     assert [(one.message_id, fate) for _, one, fate in await store.messages(0, KEY.path, None, 9)] == [
         ("again", FATE_SCHEDULED)
     ]
@@ -155,7 +157,8 @@ async def test_promises_that_are_kept_are_the_others_and_the_rest_is_withdrawn(s
         OWNER, KEY, replace(entry(1), attempts=1, suspended=1.0, awaits=(open_.id, dropped.id)), envelope(entry(1))
     )
     found = await store.resting(KEY, "m1")
-    assert found is not None and [one.name for one in found.promises] == ["dropped", "given", "open"]
+    assert found is not None
+    assert [one.name for one in found.promises] == ["dropped", "given", "open"]
 
     assert await store.control(KEY, restart(promises=frozenset({given.id, open_.id}))) == APPLIED
 
@@ -167,7 +170,8 @@ async def test_promises_that_are_kept_are_the_others_and_the_rest_is_withdrawn(s
     }
     assert all(one.message_id == "again" for one in made.values())
     gone = await store.promise(KEY, dropped.id)
-    assert gone is not None and gone.state == promise_pb2.PROMISE_STATE_WITHDRAWN
+    assert gone is not None
+    assert gone.state == promise_pb2.PROMISE_STATE_WITHDRAWN
     # whoever has its token may still settle it, and what waits for it goes on
     waits = replace(begun(new), starts=0, suspended=2.0, awaits=(open_.id,))
     assert await store.suspend(OWNER, KEY, waits, b"")

@@ -88,6 +88,16 @@ async def test_messages_that_wait_are_taken_in_one_turn_and_a_bad_one_takes_no_o
         assert int(told[5]) < 40, "they came in fewer turns than messages"
 
 
+async def test_a_purchase_that_waits_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with buying(tmp_path, monkeypatch) as runtime:
+        await runtime.send("desk", "one", "a lamp", message_id="m1")
+        await asked(runtime, "one")
+        restarted = await runtime.restart("desk", "one", "m1", 0)
+        assert restarted.answer == agent_pb2.VERB_ANSWER_APPLIED
+        assert (await runtime.message("desk", "one", "m1")).restarted_as == restarted.restarted_as
+        assert (await asked(runtime, "one")).promise_id.startswith(restarted.restarted_as)
+
+
 async def test_a_purchase_waits_for_its_approval_and_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

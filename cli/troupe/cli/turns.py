@@ -20,7 +20,7 @@ from troupe.cli.invocation import Invocation, group
 from troupe.cli.output import counted, printable, table, word
 from troupe.cli.spinner import waiting
 from troupe.v1 import agent_pb2, turn_pb2
-from troupe.v1.agent_pb2 import ControlTurnsRequest, ControlTurnsResponse, TurnSelector, Verb, VerbAnswer
+from troupe.v1.agent_pb2 import ControlTurnsRequest, ControlTurnsResponse, JournaledCall, TurnSelector, Verb, VerbAnswer
 
 SELECTED = 1000
 """What a selector means at most, unless --limit says otherwise."""
@@ -39,6 +39,9 @@ MessagesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="AGENT/SESSION/ID…", help="The messages.", show_default=False)
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+FromOption = Annotated[
+    int, typer.Option("--from", metavar="STEP", min=0, help="The first step that is taken again; 0: all of them.")
+]
 LiftsOption = Annotated[
     str, typer.Option("--lifts", metavar="ID", help="Lift only the pause of this verb id; all of them otherwise.")
 ]
@@ -48,7 +51,8 @@ _MEANS = {
     agent_pb2.VERB_ANSWER_STALE: "it is about what is over",
     agent_pb2.VERB_ANSWER_TOO_LATE: "settled before",
     agent_pb2.VERB_ANSWER_PENDING: "on its way, or in its first step; it binds all the same",
-    agent_pb2.VERB_ANSWER_NOT_FOUND: "it is not paused",
+    agent_pb2.VERB_ANSWER_NOT_FOUND: "it is not paused, or nothing is kept of it",
+    agent_pb2.VERB_ANSWER_NOT_AT_REST: "it runs or has not come yet; pause it, and try again",
 }
 _STYLES = {agent_pb2.VERB_ANSWER_APPLIED: "green", agent_pb2.VERB_ANSWER_PENDING: "yellow"}
 
@@ -137,11 +141,21 @@ async def resume(
     await _carry_out(invocation, request)
 
 
+async def restart(
+    invocation: Invocation, messages: MessagesArgument = None, *, which: Which, from_step: FromOption
+) -> None:
+    """Settle messages that are paused, wait or are dead letters, and let others go on for them: what was done before
+    STEP is kept, and the rest done again, after what waits in their sessions. `--dry-run` shows the steps."""
+    request = which.request(invocation, agent_pb2.VERB_RESTART, messages, usually=State.PAUSED)
+    request.from_step = from_step
+    await _carry_out(invocation, request)
+
+
 def commands(_name: str) -> typer.Typer:
     """This module's commands."""
     return group(
         "Verbs on messages that run, wait or are scheduled.",
-        {"cancel": cancel, "kill": kill, "pause": pause, "resume": resume},
+        {"cancel": cancel, "kill": kill, "pause": pause, "resume": resume, "restart": restart},
     )
 
 
@@ -181,6 +195,9 @@ async def _named(invocation: Invocation, request: ControlTurnsRequest) -> int:
     async with gateway(invocation.endpoints.gateway) as worker:
         answers = await worker.control(request)
     invocation.output.items(answers, lambda: table(("MESSAGE", "ANSWER", ""), [_row(answer) for answer in answers]))
+    if request.dry_run and invocation.output.human:
+        for answer in answers:
+            _show_steps(invocation, answer, request.from_step)
     if any(answer.answer not in _ACCEPTED for answer in answers):
         raise Refused
     return len(answers)
@@ -207,7 +224,25 @@ async def _selected(invocation: Invocation, request: ControlTurnsRequest) -> int
 def _row(answer: ControlTurnsResponse) -> tuple[str, Text, str]:
     name = printable(names.shown(answer.message.session, answer.message.message_id))
     style = _STYLES.get(answer.answer, "red")
-    return name, Text(_word(answer.answer), style=style), _MEANS.get(answer.answer, "")
+    means = f"{answer.restarted_as} goes on" if answer.restarted_as else _MEANS.get(answer.answer, "")
+    return name, Text(_word(answer.answer), style=style), means
+
+
+def _show_steps(invocation: Invocation, answer: ControlTurnsResponse, from_step: int) -> None:
+    """What a message has done, and what of it would be done again."""
+    rows = [
+        (str(step) if first else "", printable(call.tool), _state(call), "kept" if step < from_step else "again")
+        for step, each in enumerate(answer.steps)
+        for first, call in zip((True, *[False] * len(each.calls)), each.calls, strict=False)
+    ]
+    if rows:
+        invocation.output.say(table(("STEP", "CALL", "", ""), rows))
+
+
+def _state(call: JournaledCall) -> str:
+    if call.ended:
+        return "ended"
+    return "outcome unknown" if call.started else "not started"
 
 
 def _word(answer: VerbAnswer.ValueType) -> str:

@@ -14,6 +14,7 @@ from troupe.dataplane.service_promise import JSON, PromiseDesk
 from troupe.v1 import agent_pb2
 from troupe.v1.agent_pb2 import (
     ControlTurnsRequest,
+    ControlTurnsResponse,
     ConverseRequest,
     DeleteSessionRequest,
     GetMessageRequest,
@@ -114,6 +115,20 @@ class LocalClient:
         )
         async with aclosing(cast(Any, self._agents.ControlTurns(request, _HERE))) as answers:
             return cast(VerbAnswer.ValueType, (await anext(answers)).answer)
+
+    async def restart(
+        self, agent: str, session: str, message_id: str, from_step: int, *, verb_id: str = ""
+    ) -> ControlTurnsResponse:
+        """Settle a message that waits or is a dead letter, and let another go on for it, named in the answer: steps
+        before `from_step` are kept, 0 for none."""
+        request = ControlTurnsRequest(
+            verb=agent_pb2.VERB_RESTART,
+            verb_id=verb_id or uuid7(),
+            messages=[MessageRef(session=_session(agent, session), message_id=message_id)],
+            from_step=from_step,
+        )
+        async with aclosing(cast(Any, self._agents.ControlTurns(request, _HERE))) as answers:
+            return cast(ControlTurnsResponse, await anext(answers))
 
     async def promises(self, agent: str = "", session: str = "", *, settled: bool = False) -> Sequence[Promise]:
         """Open promises, or all that are kept, of a session, an agent, or everybody's: the first MAX_PAGE."""
