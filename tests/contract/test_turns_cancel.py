@@ -75,6 +75,21 @@ async def test_a_waiting_message_is_settled_at_once_and_never_runs(backends: Bac
         assert "s: next" not in script.started
 
 
+async def test_a_waiting_message_of_whose_end_nobody_told_never_runs(backends: Backends) -> None:
+    script = Scripted()
+    slow = script.gate("slow")
+    async with backends.worker(script) as worker:
+        await worker.send("slow")
+        async with worker.conversation("next", message_id="m") as listener:
+            await until(lambda: worker.store_line.calls["put"])
+            await until(lambda: not worker.actor().arrivals())
+            assert await worker.control("CANCEL", "m", tell=False) == "APPLIED"
+            slow.open.set()
+            assert (await listener.end()).failed.fate == turn_pb2.FATE_CANCELLED
+        assert (await worker.ask("last")).fate == turn_pb2.FATE_DONE
+        assert "s: next" not in script.started
+
+
 async def test_a_message_that_waits_for_its_retry(backends: Backends) -> None:
     script = Scripted(retry=RetryPolicy(3, 60, 60))
     script.fails("flaky", Unavailable("AWAY", "gone"), times=1)

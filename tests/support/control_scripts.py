@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
-from support.side_by_side import IDS, KEYS, OPEN, REMINDED, Asker, SideBySide
+from support.side_by_side import ALL_IDS, IDS, KEYS, OPEN, REMINDED, Asker, SideBySide
 from support.state_stores import DEAD, EXPIRED
 
 from troupe.broker.addressing import SessionKey
-from troupe.dataplane.state.control import Control, Promise, Reminder, Settlement
+from troupe.broker.order import Number
+from troupe.dataplane.state.control import Control, Promise, Reminder, Restart, Settlement
 from troupe.dataplane.state.port import Due, StateStore
 from troupe.dataplane.state.session import Attempt, Entry, Owner
 from troupe.v1 import agent_pb2, promise_pb2
@@ -68,6 +69,62 @@ class ControlScripts(SideBySide):
         if binds and ends and before != self.sessions:
             cancelled = message_id in self.loaded(key).verbs.cancelled
             assert cancelled or (kept is not None and kept.status == control.status)
+
+    @rule(
+        key=keys,
+        index=indexes,
+        id_=st.one_of(st.none(), ids),
+        name=st.sampled_from("12"),
+        attempt=st.sampled_from([None, None, None, 0, 1]),
+        kept=st.sampled_from([set[str](), {"1"}, {"1", "2"}]),
+        names=asking,
+        dry_run=rarely,
+        amiss=rarely,
+    )
+    def restart(
+        self,
+        key: SessionKey,
+        index: int,
+        id_: str | None,
+        name: str,
+        attempt: int | None,
+        kept: set[str],
+        names: set[str],
+        dry_run: bool,
+        amiss: bool,
+    ) -> None:
+        message_id = id_ or self.waiting(key, index).message_id
+        if message_id not in IDS:
+            return
+        self.time_passes(1.0)  # what is due at once has an order
+        found = self.run(lambda store: store.resting(key, message_id))
+        number, body = Number(f"restart/{name}{message_id}", 1), f"{message_id} again".encode()
+        to = found and Restart(
+            Entry(number, f"{name}{message_id}", found.digest, placed=self.now, due=self.now),
+            body,
+            {step: content for step, content in found.journal.items() if step in kept},
+            frozenset(f"{message_id}/{each}" for each in names),
+            found.steps + amiss,
+        )
+        control = Control(
+            agent_pb2.VERB_RESTART,
+            f"restart {name}",
+            message_id,
+            attempt,
+            status=b"restarted",
+            restart=to,
+            dry_run=dry_run,
+        )
+        before = self.sessions
+        answer = self.run(lambda store: store.control(key, control))
+        if dry_run:
+            assert self.sessions == before
+        if answer == agent_pb2.VERB_ANSWER_APPLIED and before != self.sessions:
+            self.past[key].scheduled.setdefault(number, len(body))
+            assert self.sessions[key].waiting[f"{name}{message_id}"] is not None
+            record = self.sessions[key].records[message_id]
+            assert record is not None
+            assert record.status == b"restarted"
 
     @rule(
         asker=askers,
@@ -154,7 +211,7 @@ class ControlScripts(SideBySide):
                 name,
                 attempt.message_id,
                 self.now,
-                expires=self.started + 5_000.0 + IDS.index(attempt.message_id) if name == "p" else 0.0,
+                expires=self.started + 5_000.0 + ALL_IDS.index(attempt.message_id) if name == "p" else 0.0,
                 tokens=(f"{attempt.index} {name}".encode(),),
             )
             for name in sorted(names)

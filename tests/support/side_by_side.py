@@ -21,6 +21,8 @@ from troupe.v1 import promise_pb2
 
 KEYS = [SessionKey("default", "default", "clerk", name) for name in ("ada", "bob")]
 IDS = ("v", "w", "x", "y", "z")
+ALL_IDS = (*IDS, *(f"{name}{id_}" for name in "12" for id_ in IDS))
+"""With those that go on for others."""
 REMINDED = b"reminded"
 """Envelope of reminders."""
 OPEN = promise_pb2.PROMISE_STATE_OPEN
@@ -106,8 +108,9 @@ class SideBySide(RuleBasedStateMachine):
                 assert after.records[id_] == kept or (forgets and after.records[id_] is None)
         settled = {promise.id: promise for promise in before.promises if promise.state != OPEN}
         for promise in after.promises:
-            stood = replace(promise, tokens=settled[promise.id].tokens) if promise.id in settled else promise
-            assert settled.get(promise.id, stood) == stood, "a promise was settled twice"
+            other = settled.get(promise.id, promise)
+            stands = replace(promise, tokens=other.tokens, message_id=other.message_id)
+            assert stands == other, "a promise was settled twice"
         kept_ids = {promise.id for promise in after.promises}
         assert forgets or {promise.id for promise in before.promises} <= kept_ids
 
@@ -176,7 +179,7 @@ class SideBySide(RuleBasedStateMachine):
 
     def see(self) -> dict[SessionKey, Seen]:
         async def all_of(store: StateStore) -> tuple[dict[SessionKey, Seen], Backlog, Claimed]:
-            each = await asyncio.gather(*(seen(store, key, ids=IDS, owner=self.fence) for key in KEYS))
+            each = await asyncio.gather(*(seen(store, key, ids=ALL_IDS, owner=self.fence) for key in KEYS))
             claimed = await store.claim(self.fence)
             return (
                 dict(zip(KEYS, each, strict=True)),

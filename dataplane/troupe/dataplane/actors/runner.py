@@ -104,10 +104,13 @@ class TurnRunner:
         return outlook
 
     async def _begin_counted(self, turn: Turn) -> None:
-        """Every start from the inbox is counted before it runs, so that what kills its worker is found out."""
+        """Every start from the inbox is counted before it runs, so that what kills its worker is found out. Raises one
+        of REFUSALS where memory is stale."""
         world, entry = self._world, turn.entry
         began = world.clock.monotonic()
         found = await world.persist("start", lambda: world.store.begin(self._owner, self._key, entry))
+        if found.skip and not entry.skip:
+            raise KeyError(entry.number)  # a verb has settled it, and nobody was told: none of its code is to run
         turn.envelope, turn.journal = Envelope.FromString(found.envelope), dict(found.journal)
         if turn.envelope.reminder:
             turn.envelope = occurrence(turn.envelope, entry)

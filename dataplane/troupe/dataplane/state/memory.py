@@ -97,7 +97,7 @@ class MemoryStateStore:
             journal = session.journals.get(waits.message_id, {})
             steps = {step: content for (digest, step), content in journal.items() if digest == waits.digest}
             made = session.promises_of(waits.message_id)
-            return Begun(session.envelopes[entry.number], steps, made)
+            return Begun(session.envelopes[entry.number], steps, made, waits.skip)
 
     async def take_over(self, owner: Owner, key: SessionKey, number: Number, mark: Mark) -> bool:
         with self._owned(owner, key) as session:

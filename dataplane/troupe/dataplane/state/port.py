@@ -92,6 +92,8 @@ class Begun:
     """What earlier attempts journaled, by step: of the same message and payload, under whatever number."""
     promises: Sequence[Promise] = ()
     """That they made, by id."""
+    skip: bool = False
+    """Its number is settled in order, and nothing more: a verb has settled the message where it waited, perhaps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class SqliteStateStore:
                 controls.wake(db, key)
             journal = rows.journal(db, key, started.message_id, started.digest)
             made = controls.promises_of(db, key, started.message_id)
-            return Begun(rows.envelope(db, key, entry.number), journal, made)
+            return Begun(rows.envelope(db, key, entry.number), journal, made, started.skip)
 
         return await self._database.write(script)
 
@@ -280,21 +280,7 @@ class SqliteStateStore:
         return await self._database.write(script)
 
     async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
-        def script(db: sqlite3.Connection) -> Resting | None:
-            waits = next(iter(rows.waiting(db, key, message_id)), None)
-            record = db.execute(f"SELECT fate, digest FROM record WHERE {MESSAGE}", (key.path, message_id)).fetchone()
-            if waits is None and (record is None or record[0] not in rules.REDRIVABLE):
-                return None
-            digest = waits.digest if waits else record[1]
-            return Resting(
-                digest,
-                rows.envelope(db, key, waits.number) if waits else b"",
-                rows.journal(db, key, message_id, digest),
-                rows.steps(db, key, message_id),
-                controls.promises_of(db, key, message_id),
-            )
-
-        return await self._at_one_moment(script)
+        return await self._at_one_moment(lambda db: rows.resting(db, key, message_id))
 
     async def verbs(self, key: SessionKey) -> Verbs:
         return await self._database.read(lambda db: controls.verbs(db, key.path))

@@ -10,7 +10,7 @@ from troupe.dataplane.state import rules
 from troupe.dataplane.state import sqlite_control as controls
 from troupe.dataplane.state import sqlite_tables as tables
 from troupe.dataplane.state.control import Control, Restart
-from troupe.dataplane.state.port import Companion, TurnCommit
+from troupe.dataplane.state.port import Companion, Resting, TurnCommit
 from troupe.dataplane.state.session import RECENT, Entry, Loaded, Outgoing, Owner, Record, Sent
 from troupe.dataplane.state.sqlite_tables import AWAITS, ENTRY, REDRIVABLE, REDRIVEN, STAND
 from troupe.dataplane.state.verbs import FREE, Standing
@@ -245,6 +245,22 @@ def add_steps(
     db.executemany(
         "INSERT OR IGNORE INTO journal (path, message_id, digest, step, content) VALUES (?, ?, ?, ?, ?)",
         [(key.path, message_id, digest, *step) for step in added.items()],
+    )
+
+
+def resting(db: sqlite3.Connection, key: SessionKey, message_id: str) -> Resting | None:
+    """What a RESTART needs of the message."""
+    waits = next(iter(waiting(db, key, message_id)), None)
+    record = db.execute(f"SELECT fate, digest FROM record WHERE {MESSAGE}", (key.path, message_id)).fetchone()
+    if waits is None and (record is None or record[0] not in rules.REDRIVABLE):
+        return None
+    digest = waits.digest if waits else record[1]
+    return Resting(
+        digest,
+        envelope(db, key, waits.number) if waits else b"",
+        journal(db, key, message_id, digest),
+        steps(db, key, message_id),
+        controls.promises_of(db, key, message_id),
     )
 
 

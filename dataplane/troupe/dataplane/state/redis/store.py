@@ -90,9 +90,9 @@ class RedisStateStore:
     async def begin(self, owner: Owner, key: SessionKey, entry: Entry) -> Begun:
         reply = await self._asked(scripts.BEGIN, owner, key.path, *_number(entry.number), entry.attempts, entry.starts)
         match reply:
-            case [b"OK", envelope, digest, journal, promises]:
+            case [b"OK", envelope, digest, journal, promises, skip]:
                 made = sorted((layout.promise(*each) for each in promises), key=lambda promise: promise.id)
-                return Begun(envelope, layout.journal(journal, digest), made)
+                return Begun(envelope, layout.journal(journal, digest), made, bool(skip))
             case [b"MARKED", message_id, instance, epoch]:
                 raise rules.marked(message_id.decode(), Mark(epoch, instance.decode()))
             case [b"PAUSED", message_id]:

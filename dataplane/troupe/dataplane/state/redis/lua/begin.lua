@@ -35,4 +35,4 @@ if not counted then
   waits.starts, waits.attempts, waits.epoch, waits.instance, waits.awaits = starts + 1, attempts + 1, nil, nil, nil
   keep_entry(waits)
 end
-return accept(envelope, waits.digest, journal, promises)
+return accept(envelope, waits.digest, journal, promises, waits.skip and 1 or 0)
