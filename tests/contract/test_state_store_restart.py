@@ -236,6 +236,7 @@ async def test_the_other_may_be_cancelled_before_it_comes(store: StateStore) -> 
         ("is being cancelled", TOO_LATE),
         ("has journaled more", NOT_AT_REST),
         ("attempt 0", STALE),
+        ("died", STALE),
     ],
 )
 async def test_what_is_not_at_rest_stays_as_it_is(store: StateStore, stands: str, answer: int) -> None:
@@ -264,6 +265,9 @@ async def test_what_is_not_at_rest_stays_as_it_is(store: StateStore, stands: str
         case "has journaled more":
             await rest(store)
             control = restart(seen=2)
+        case "died":
+            await die(store)
+            control = replace(restart(), attempt=0)  # it is in none
         case "attempt 0":
             await rest(store)
             control = replace(restart(), attempt=0)

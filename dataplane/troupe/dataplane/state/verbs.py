@@ -165,10 +165,10 @@ def pause_recorded(message_id: str) -> PauseRecorded:
 def _restarted(control: Control, found: Standing) -> VerbAnswer.ValueType:
     if found.final or found.cancelled:
         return agent_pb2.VERB_ANSWER_TOO_LATE
-    if found.waiting and control.attempt not in (None, found.attempt):
-        return agent_pb2.VERB_ANSWER_STALE
     if not (found.known or found.fate is not None):
         return agent_pb2.VERB_ANSWER_NOT_FOUND
+    if control.attempt is not None and not (found.waiting and control.attempt == found.attempt):
+        return agent_pb2.VERB_ANSWER_STALE
     rests = not found.begun if found.waiting else found.fate is not None and not found.awaited
     if rests and control.restart is None and not found.waiting:
         return agent_pb2.VERB_ANSWER_NOT_FOUND

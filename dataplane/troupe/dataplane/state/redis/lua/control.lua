@@ -51,11 +51,11 @@ local function restarted(waits, known)
   if is_final(found.fate) or found.bound.ending then
     return VERB_ANSWER_TOO_LATE
   end
-  if waits and attempt and attempt ~= within() then
-    return VERB_ANSWER_STALE
-  end
   if not (known or found.fate) then
     return VERB_ANSWER_NOT_FOUND
+  end
+  if attempt and not (waits and attempt == within()) then
+    return VERB_ANSWER_STALE
   end
   local rests
   if waits then
