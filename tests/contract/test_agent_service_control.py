@@ -47,7 +47,7 @@ class TestVerbs:
         await client.stands("m", FATE_WAITING)
         assert await client.control("PAUSE", "m") == [APPLIED]
         held = await client.status("m")
-        assert (held.fate, list(held.awaits)) == (FATE_PAUSED, ["answer"])
+        assert (held.fate, list(held.awaits)) == (FATE_PAUSED, ["m/answer"])
         assert await client.control("RESUME", "m") == [APPLIED]
         assert (await client.status("m")).fate == FATE_WAITING
         assert await client.control("RESUME", "m") == ["NOT_FOUND"]

@@ -80,7 +80,8 @@ async def test_with_all_steps_kept_its_promise_is_the_same(client: Client) -> No
 
     response = await restart(client, "m1", 100)
 
-    await client.stands(response.restarted_as, FATE_WAITING)
+    waits = await client.stands(response.restarted_as, FATE_WAITING)
+    assert list(waits.awaits) == ["m1/answer"]
     assert await settle(client, token, "go") == promise_pb2.SETTLEMENT_ANSWER_APPLIED
     assert (await client.status(response.restarted_as, wait=10)).result.text == "go"
     assert DONE == ["booked red", "booked green", "booked blue"]

@@ -387,11 +387,11 @@ def test_message_show_says_what_has_to_come_before_it_goes_on(canned: CannedFlee
             ],
         ),
         (
-            status(turn_pb2.FATE_WAITING, attempts=1, awaits=["approval", "payment"]),
+            status(turn_pb2.FATE_WAITING, attempts=1, awaits=["m1/approval", "restarted/payment"]),
             [
                 "clerk/s1/m1 WAITING; not settled yet",
                 "it waits for promise clerk/s1/m1/approval",
-                "it waits for promise clerk/s1/m1/payment",
+                "it waits for promise clerk/s1/restarted/payment",
             ],
         ),
     ):

@@ -115,7 +115,7 @@ async def test_who_holds_the_token_settles_it_and_its_turn_goes_on(desk: Desk) -
     _, hook = await desk.as_("webhook")
     await asks(agents)
     status = await stands(agents, turn_pb2.FATE_WAITING)
-    assert (list(status.awaits), status.attempts, status.failures) == (["answer"], 1, 0)
+    assert (list(status.awaits), status.attempts, status.failures) == (["m/answer"], 1, 0)
     waits = asyncio.create_task(fate(agents))
     settled = await hook.Resolve(ResolveRequest(token=TOKENS[-1], value=Content(text="yes")))
     assert (settled.answer, settled.promise.state) == (

@@ -67,7 +67,8 @@ def _next(status: MessageStatus) -> list[Text]:
     name = printable(names.shown(status.session, status.message_id))
     if status.fate == turn_pb2.FATE_PAUSED:
         return [Text(f"it goes on with: troupe turns resume {name}")]
-    return [Text(f"it waits for promise {name}/{printable(awaited)}") for awaited in status.awaits]
+    awaited = (printable(names.shown(status.session, promise_id)) for promise_id in status.awaits)
+    return [Text(f"it waits for promise {promise}") for promise in awaited]
 
 
 def _result(status: MessageStatus) -> str:

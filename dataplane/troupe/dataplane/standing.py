@@ -90,5 +90,4 @@ def _waits(status: MessageStatus, entry: Entry, verbs: Verbs) -> None:
     status.fate, status.attempts, status.failures = fate(entry, verbs), entry.attempts, entry.failures
     if entry.due:
         status.due.CopyFrom(timestamp(entry.due))
-    # A promise's id is MESSAGE_ID/NAME.
-    status.awaits.extend(promise_id.removeprefix(f"{entry.message_id}/") for promise_id in entry.awaits)
+    status.awaits.extend(entry.awaits)

@@ -346,7 +346,7 @@ class MessageStatus(_message.Message):
 
     @_builtins.property
     def awaits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """WAITING and PAUSED only: names of the promises, one of which it waits for."""
+        """WAITING and PAUSED only: ids of the promises, one of which it waits for."""
 
     def __init__(
         self,
