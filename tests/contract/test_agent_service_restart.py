@@ -1,5 +1,6 @@
 """RESTART of a real worker over gRPC: what is kept of a turn, and what is done again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,17 @@ def answer(response: pb.ControlTurnsResponse) -> str:
 async def waiting(client: Client) -> str:
     """A message that has booked three rooms, and waits for an answer."""
     await client.send("take red green blue", "m1")
-    await client.stands("m1", FATE_WAITING)
+    await asks(client, "m1")
     assert DONE == ["booked red", "booked green", "booked blue"]
     return TOKENS.pop()
+
+
+async def asks(client: Client, message_id: str, session: str = "s") -> pb.MessageStatus:
+    """Once it waits for a promise: before it begins it waits, too."""
+    async with asyncio.timeout(10):
+        while not (found := await client.status(message_id, session)).awaits:  # noqa: ASYNC110 - it is out there
+            await asyncio.sleep(0.01)
+    return found
 
 
 async def settle(client: Client, token: str, text: str = "yes") -> int:
@@ -66,7 +75,7 @@ async def test_steps_before_it_are_kept_and_the_others_taken_again(client: Clien
     ] * 3
     old = await client.status("m1")
     assert (old.fate, old.error.reason, old.restarted_as) == (FATE_CANCELLED, "RESTARTED", response.restarted_as)
-    await client.stands(response.restarted_as, FATE_WAITING)
+    await asks(client, response.restarted_as)
     assert DONE == ["booked red", "booked green", "booked blue", "booked blue"]
     # the promise comes after the step, so another one is asked for
     assert await settle(client, old_token) == promise_pb2.SETTLEMENT_ANSWER_WITHDRAWN
@@ -80,7 +89,7 @@ async def test_with_all_steps_kept_its_promise_is_the_same(client: Client) -> No
 
     response = await restart(client, "m1", 100)
 
-    waits = await client.stands(response.restarted_as, FATE_WAITING)
+    waits = await asks(client, response.restarted_as)
     assert list(waits.awaits) == ["m1/answer"]
     assert await settle(client, token, "go") == promise_pb2.SETTLEMENT_ANSWER_APPLIED
     assert (await client.status(response.restarted_as, wait=10)).result.text == "go"
@@ -92,18 +101,18 @@ async def test_from_the_first_step_everything_is_done_again(client: Client) -> N
 
     response = await restart(client, "m1", 0)
 
-    await client.stands(response.restarted_as, FATE_WAITING)
+    await asks(client, response.restarted_as)
     assert DONE == ["booked red", "booked green", "booked blue"] * 2
 
 
 async def test_it_may_be_restarted_once_more(client: Client) -> None:
     await waiting(client)
     first = (await restart(client, "m1", 1)).restarted_as
-    await client.stands(first, FATE_WAITING)
+    await asks(client, first)
 
     second = (await restart(client, first, 3)).restarted_as
 
-    await client.stands(second, FATE_WAITING)
+    await asks(client, second)
     assert DONE == ["booked red", "booked green", "booked blue", "booked green", "booked blue"]
     assert (await client.status(first)).restarted_as == second
 
@@ -116,7 +125,7 @@ async def test_the_same_verb_again_does_nothing_more(client: Client) -> None:
 
     assert (again.answer, again.restarted_as) == (first.answer, first.restarted_as)
     assert answer(await restart(client, "m1", 1)) == "TOO_LATE"
-    await client.stands(first.restarted_as, FATE_WAITING)
+    await asks(client, first.restarted_as)
     assert DONE.count("booked green") == 2
 
 
@@ -134,7 +143,7 @@ async def test_what_runs_is_paused_first(client: Client) -> None:
     await client.stands("m1", FATE_RUNNING)
     assert answer(await restart(client, "m1", 0)) in ("NOT_AT_REST", "NOT_FOUND")
     await client.send("ask", "m2", session="t")
-    await client.stands("m2", FATE_WAITING, session="t")
+    await asks(client, "m2", "t")
     assert await client.control("PAUSE", "m2", session="t") == ["APPLIED"]
     assert (await client.status("m2", session="t")).fate == FATE_PAUSED
 
@@ -142,7 +151,7 @@ async def test_what_runs_is_paused_first(client: Client) -> None:
     (response,) = [one async for one in client.agents.ControlTurns(request)]
 
     assert (response.message.message_id, answer(response)) == ("m2", "APPLIED")
-    await client.stands(response.restarted_as, FATE_WAITING, session="t")
+    await asks(client, response.restarted_as, "t")
 
 
 async def test_a_dead_letter_goes_on_as_another_message_and_is_gone(client: Client) -> None:
