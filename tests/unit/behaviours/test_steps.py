@@ -80,6 +80,7 @@ async def test_a_promise_belongs_to_the_step_that_follows_it() -> None:
     assert kept(attempts, 1) == (["promise/first", "result/a", "start/a"], ["m1/first"])
     assert kept(attempts, 2)[1] == ["m1/first", "m1/second"]
     assert kept(attempts, 3)[1] == ["m1/first", "m1/second"]
+    assert kept(attempts, 2**32 - 1) == kept(attempts, 4)
     assert kept(attempts, 4) == (sorted(attempts.kept), ["m1/first", "m1/second", "m1/third"])
 
 

@@ -37,9 +37,10 @@ def prefix(
 ) -> Prefix:
     """What a message begins with that goes on for this one from `step`. A call that was started and came to no result
     stays one, and its tool knows it, where it may be made again, by the key that it had."""
-    calls = [call.call_id for each in steps(journal)[:step] for call in each]
+    taken = steps(journal)[:step]
+    calls = [call.call_id for each in taken for call in each]
     made = [promise for promise in promises if _is_before(step, promise.name, journal, calls)]
-    names = {f"{agent.ANSWER}{each}" for each in range(step)}
+    names = {f"{agent.ANSWER}{each}" for each in range(len(taken))}
     names |= {f"{part}{call}" for part in (START, RESULT, KEY) for call in calls}
     names |= {f"{PROMISE}{promise.name}" for promise in made}
     kept = {name: content for name, content in journal.items() if name in names}
