@@ -44,7 +44,7 @@ ENTRIES = (
     Entry("chat", "Conversations", "Talk to an agent.", "chat"),
     Entry("send", "Conversations", "Hand a message over.", "send"),
     Entry("message", "Conversations", "What became of a message: show, wait.", "message"),
-    Entry("turns", "Conversations", "Verbs on messages: cancel, kill, pause, resume.", "turns"),
+    Entry("turns", "Conversations", "Verbs on messages: cancel, kill, pause, resume, restart.", "turns"),
     Entry("promise", "Conversations", "What turns wait for: list, show, resolve, reject.", "promise"),
     Entry("session", "Conversations", "One conversation: show, history, delete.", "session"),
     Entry("dlq", "Conversations", "Messages that were given up: list, show, redrive, purge.", "dlq"),
