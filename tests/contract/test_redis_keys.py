@@ -27,12 +27,15 @@ from support.state_stores import (
     reminder,
     resume,
     settlement,
+    verb,
 )
 
 from troupe.chassis.errors import DataLoss
 from troupe.dataplane.state.connect import connected
+from troupe.dataplane.state.control import Control, Restart
 from troupe.dataplane.state.port import Companion, StateStore
 from troupe.dataplane.state.session import RECORD_KEPT, RETENTION, Entry, Outgoing, begun
+from troupe.v1.agent_pb2 import VERB_RESTART
 
 SENT = Outgoing("default/default/clerk/bob", number(1, "ada"), b"sent")
 IDLE = replace(KEY, session="idle")
@@ -46,7 +49,7 @@ SESSION = (
 KINDS = (
     *("fence", "busy", "backlog", "sessions", "idle", "old", "schedule", "waiting", "open", "asked", "unobeyed"),
     *(f"{kind}:{KEY.path}" for kind in SESSION),
-    *(f"journal:{KEY.path}/{message_id}" for message_id in ("m2", "m9")),
+    *(f"journal:{KEY.path}/{message_id}" for message_id in ("m2", "m9", "m11")),
 )
 """Every key that the session below has, without what all begin with."""
 
@@ -114,11 +117,18 @@ SCRIPTS: dict[str, Script] = {
     "cancel what nobody knows": lambda store: store.control(KEY, cancel("mx", "v")),
     "pause": lambda store: store.control(KEY, pause("m2")),
     "resume": lambda store: store.control(KEY, resume("m6")),
+    "restart": lambda store: store.control(KEY, restart("m4", 0)),
+    "restart what is dead": lambda store: store.control(KEY, restart("m11", 1)),
     "settle a promise": lambda store: store.settle_promise(KEY, settlement(OPEN)),
     "settle a promise too late": lambda store: store.settle_promise(KEY, settlement(OVERDUE)),
     "redrive": lambda store: store.redrive(KEY, "m9", number(1, "once more")),
     "purge": lambda store: store.purge(KEY, "m9"),
 }
+
+
+def restart(message_id: str, seen: int) -> Control:
+    to = Restart(entry(1, "mx", stream="third"), b"new", {"a": b"1"}, frozenset({"m11/given"}), seen)
+    return replace(verb(VERB_RESTART, message_id, "v"), restart=to)
 
 
 def later(message_id: str) -> Entry:
@@ -131,8 +141,8 @@ def sending(turn: Any) -> Any:
 
 async def given_session(store: StateStore) -> None:
     """m1 is DONE, sent something and set a reminder, which is due; m2 waits twice, has begun, journaled and promised;
-    m3 runs elsewhere; m4 and m5 wait; m6 is paused; m9 is DEAD and comes again; m10 was journaled; one message is
-    scheduled, and another was, until it was cancelled; what nobody knows was cancelled."""
+    m3 runs elsewhere; m4 and m5 wait; m6 is paused; m9 is DEAD and comes again, m11 is DEAD; m10 was journaled; one
+    message is scheduled, and another was, until it was cancelled; what nobody knows was cancelled."""
     await store.declare(1)
     await store.commit(OWNER, replace(commit(entry(1), record()), outbox=[SENT], remind=[reminder(NOW)]))
     await store.put(OWNER, KEY, entry(2), envelope(entry(2)))
@@ -147,6 +157,15 @@ async def given_session(store: StateStore) -> None:
     await store.journal(OWNER, KEY, attempt(entry(1, "m9", stream="other")), {"a": b"1"}, starts=True)
     await store.commit(OWNER, commit(entry(1, "m9", stream="other"), record(DEAD)))
     await store.redrive(KEY, "m9", number(1, "again"))
+    await store.journal(
+        OWNER,
+        KEY,
+        attempt(entry(1, "m11", stream="eleventh")),
+        {"a": b"1"},
+        starts=True,
+        promises=[promise("given", "m11")],
+    )
+    await store.commit(OWNER, commit(entry(1, "m11", stream="eleventh"), record(DEAD)))
     for message_id in ("later", "called off"):
         await store.put(OWNER, KEY, later(message_id), b"")
     await store.control(KEY, cancel("called off", "v"))
@@ -281,7 +300,8 @@ async def test_what_was_forgotten_leaves_no_key(prefix: str, keys: Keys) -> None
             await store.commit(OWNER, replace(ended, attempt=placed.attempts))
         await store.strike(OWNER, KEY, [SENT.number])
         await store.commit(OWNER, commit(entry(1, "m9", stream="again"), record(DEAD)))
-        await store.purge(KEY, "m9")
+        for dead in ("m9", "m11"):
+            await store.purge(KEY, dead)
 
         await store.forget(time.time() + RECORD_KEPT + RETENTION)
 

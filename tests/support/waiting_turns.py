@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from support.state_stores import (
     CANCELLED,
+    DONE,
     attempt,
     cancel,
     commit,
@@ -25,17 +26,22 @@ from support.state_stores import (
     reminder,
     resume,
     settlement,
+    verb,
 )
 
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.state.connect import connected
-from troupe.dataplane.state.control import Promise
+from troupe.dataplane.state.control import Control, Promise, Restart
 from troupe.dataplane.state.errors import PauseRecorded
 from troupe.dataplane.state.port import Companion, StateStore
 from troupe.dataplane.state.session import Entry, Owner, begun
-from troupe.v1 import promise_pb2, turn_pb2
+from troupe.v1 import agent_pb2, promise_pb2, turn_pb2
 
 SESSIONS = [SessionKey("default", "default", "clerk", f"s{number}") for number in range(8)]
+KINDS = 5
+"""Of rounds."""
+DID = {"did": b"this"}
+"""What a message is known to have done that goes on for another."""
 YEARS = 10 * 365 * 24 * 3600.0
 
 
@@ -45,7 +51,18 @@ def owner(epoch: int) -> Owner:
 
 def messages(number: int) -> Sequence[Entry]:
     """Of one round: the first is what its turn is for."""
-    return [entry(1, f"m{number}.{name}", stream=f"{number}.{name}") for name in range(3 if number % 4 == 2 else 1)]
+    return [entry(1, f"m{number}.{name}", stream=f"{number}.{name}") for name in range(3 if number % KINDS == 2 else 1)]
+
+
+def going_on(number: int) -> Entry:
+    """What goes on for the first message of a round of a RESTART."""
+    return replace(entry(1, f"r{number}", stream=f"restart/{number}"), digest=messages(number)[0].digest)
+
+
+def restart(number: int, seen: int) -> Control:
+    (first,), new = messages(number), going_on(number)
+    order = verb(agent_pb2.VERB_RESTART, first.message_id, f"restart {number}")
+    return replace(order, restart=Restart(new, envelope(new), DID, frozenset(), seen))
 
 
 def extra(number: int) -> Entry:
@@ -67,7 +84,7 @@ class Driver:
         number = (await self._store.load(self._key)).version
         while True:
             number += 1
-            match number % 4:
+            match number % KINDS:
                 case 0:
                     await self._of_a_promise(number)
                 case 1:
@@ -76,6 +93,8 @@ class Driver:
                     await self._of_a_batch(number)
                 case 3:
                     await self._of_verbs(number)
+                case 4:
+                    await self._of_a_restart(number)
             told(self._key.session, number)
 
     async def _of_a_promise(self, number: int) -> None:
@@ -115,6 +134,25 @@ class Driver:
         await self._store.control(self._key, resume(first.message_id, f"resume {number}"))
         await self._store.commit(self._owner, commit(other, None, key=self._key))
         await self._commit(await self._begin(first), number)
+
+    async def _of_a_restart(self, number: int) -> None:
+        (first,), new = messages(number), going_on(number)
+        if await self._store.record(self._key, first.message_id) is None:
+            await self._put(first)
+            waits = await self._begin(first)
+            await self._store.journal(
+                self._owner, self._key, attempt(first, waits.attempts - 1), {**DID, "more": b""}, starts=True
+            )
+            await self._store.retry(self._owner, self._key, replace(waits, starts=0), envelope(first))
+        found = await self._store.resting(self._key, first.message_id)
+        await self._store.control(self._key, restart(number, found.steps if found else 0))
+        while (await self._store.waiting(self._key, new.message_id) or replace(new, due=1.0)).due:
+            await self._store.due(self._owner)
+        for skip in (await self._store.load(self._key)).inbox:
+            if skip.message_id == first.message_id:
+                settles = replace(commit(first, None, key=self._key), attempt=skip.attempts)
+                await self._store.commit(self._owner, settles)
+        await self._commit(await self._begin(new), number)
 
     async def _put(self, placing: Entry) -> None:
         await self._store.put(self._owner, self._key, placing, envelope(placing))
@@ -160,25 +198,33 @@ async def check(store: StateStore, epoch: int, key: SessionKey, told: int) -> in
 
     # What is committed has left nothing but its record
     for number in range(1, done + 1):
-        for each in messages(number):
-            assert await store.record(key, each.message_id) == record()
+        restarted = number % KINDS == 4
+        for each in [*messages(number), *([going_on(number)] if restarted else [])]:
+            ended = CANCELLED if restarted and each in messages(number) else DONE
+            kept = await store.record(key, each.message_id)
+            assert kept is not None
+            assert kept.fate == ended
             assert each.message_id not in {*inbox, *listed, *loaded.journaled}
             assert each.message_id not in loaded.verbs.paused
-        if number % 4 == 0:
+        if number % KINDS == 0:
             settled = await store.promise(key, promised(number).id)
             assert settled is not None
             assert (settled.state, settled.value) == (promise_pb2.PROMISE_STATE_RESOLVED, b"yes")
-        if number % 4 == 3:
+        if number % KINDS == 3:
             assert await store.record(key, extra(number).message_id) == record(CANCELLED, extra(number).message_id)
             assert extra(number).message_id not in loaded.verbs.cancelled
 
     # Of the next round, whatever stands in one place stands so in all
     number = done + 1
-    first = messages(number)[0].message_id
+    first, other_ = messages(number)[0].message_id, going_on(number).message_id
     waits, records = listed.get(first), [await store.record(key, each.message_id) for each in messages(number)]
-    assert not any(records)
+    restarted = number % KINDS == 4 and records != [None]
+    assert restarted or not any(records)
+    assert restarted == (other_ in listed) == (other_ in loaded.journaled)
+    if restarted:
+        assert first not in {*listed, *loaded.journaled}
     made = await store.promise(key, promised(number).id)
-    assert (made is not None) == (first in loaded.journaled)
+    assert (made is not None) == (first in loaded.journaled and number % KINDS == 0)
     if waits is not None and waits[0].awaits:
         assert made is not None
         assert made.state == promise_pb2.PROMISE_STATE_OPEN

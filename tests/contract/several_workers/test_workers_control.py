@@ -100,6 +100,18 @@ class TestNudges:
         assert await control(other, verb, "m") == ["m APPLIED"]
         assert (await stream.end()).failed.fate == turn_pb2.FATE_CANCELLED
 
+    async def test_a_turn_that_is_restarted_goes_on_as_another_message(self, owner: Member, other: Member) -> None:
+        stream = converse(owner, "ask", session=REF, message_id="m")
+        await stream.has("suspended")
+        assert await control(other, "RESTART", "m", from_step=0, verb_id="v") == ["m APPLIED"]
+        assert (await stream.end()).failed.error.reason == "RESTARTED"
+        new = (await fate(other)).restarted_as
+        async with asyncio.timeout(5):
+            while not (await fate(other, new)).awaits:  # noqa: ASYNC110 - it is in the code under test
+                await asyncio.sleep(0.01)
+        await resolve(other, "yes")
+        assert (await fate(other, new, wait=5)).result.text == "yes"
+
     async def test_a_scheduled_message_that_is_cancelled_ends_for_all_who_wait(
         self, owner: Member, other: Member
     ) -> None:

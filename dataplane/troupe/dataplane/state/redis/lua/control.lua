@@ -123,6 +123,9 @@ end
 look_at_inbox()
 look_at_verbs()
 look_at_records(found)
+if verb == VERB_RESTART and came_to == VERB_ANSWER_APPLIED then
+  redis.call('HLEN', journal_of(entry_of(ARGV[10]).message_id))
+end
 
 local now = exactly(clock())
 if verb == VERB_RESUME and came_to == VERB_ANSWER_APPLIED then
