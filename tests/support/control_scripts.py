@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
-from support.side_by_side import ALL_IDS, IDS, KEYS, OPEN, REMINDED, Asker, SideBySide
+from support.side_by_side import ALL_IDS, IDS, KEYS, OPEN, REMINDED, RESTARTED, Asker, SideBySide
 from support.state_stores import DEAD, EXPIRED
 
 from troupe.broker.addressing import SessionKey
@@ -94,7 +94,7 @@ class ControlScripts(SideBySide):
         amiss: bool,
     ) -> None:
         message_id = id_ or self.waiting(key, index).message_id
-        if message_id not in IDS:
+        if message_id not in RESTARTED:
             return
         self.time_passes(1.0)  # what is due at once has an order
         found = self.run(lambda store: store.resting(key, message_id))

@@ -21,7 +21,8 @@ from troupe.v1 import promise_pb2
 
 KEYS = [SessionKey("default", "default", "clerk", name) for name in ("ada", "bob")]
 IDS = ("v", "w", "x", "y", "z")
-ALL_IDS = (*IDS, *(f"{name}{id_}" for name in "12" for id_ in IDS))
+RESTARTED = IDS[:2]
+ALL_IDS = (*IDS, *(f"{name}{id_}" for name in "12" for id_ in RESTARTED))
 """With those that go on for others."""
 REMINDED = b"reminded"
 """Envelope of reminders."""
