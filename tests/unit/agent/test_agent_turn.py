@@ -93,21 +93,23 @@ async def test_a_turn_without_tools_journals_nothing() -> None:
     assert ports.writes == []
 
 
-async def test_answers_are_journaled_before_tools_act_and_results_before_the_model_sees_them() -> None:
-    ports = ScriptedPorts([asking(call("a")), ANSWER])
+async def test_answers_are_journaled_before_tools_act_and_results_before_the_next_answer_is() -> None:
+    ports = ScriptedPorts([asking(call("a")), asking(call("b")), ANSWER])
     counting = Counting()
     result = await run(ports, clerk(counting))
-    assert ports.events == [
+    happened = [event for event in ports.events if event != ("model", "1")]  # beside the writing
+    assert happened[:7] == [
         ("model", "0"),
         ("answer journaled", "0"),
         ("started", "c-a"),
         ("result journaled", "c-a"),
         ("finished", "c-a"),
-        ("model", "1"),
+        ("answer journaled", "1"),
+        ("started", "c-b"),
     ]
-    assert ports.requests[1].conversation == result.entries[:-1]
+    assert ports.requests[1].conversation == result.entries[:3]
     assert result.entries[2] == ToolMessage("c-a", "act", "did a", "m1")
-    assert (result.usage.model_calls, result.usage.tool_calls) == (2, 1)
+    assert (result.usage.model_calls, result.usage.tool_calls) == (3, 2)
 
 
 async def test_the_starts_of_all_calls_are_one_write_with_the_answer() -> None:

@@ -1,6 +1,11 @@
-"""The calls of one model answer: judged all together, journaled in one write, carried out at once."""
+"""The calls of one model answer: judged all together, journaled in one write, carried out at once.
+
+What they came to is known before it is journaled, so that the model is asked meanwhile.
+"""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from troupe.dataplane.agent.config import AgentConfig
 from troupe.dataplane.agent.conversation import ModelAnswer
@@ -23,18 +28,22 @@ class AnswerCalls:
         config: AgentConfig,
         ports: TurnPorts,
         executor: ToolExecutor,
+        tasks: asyncio.TaskGroup,
     ) -> None:
+        """Tools run, and their results are written, in `tasks`."""
         self._step, self._message_id = step, message_id
         self._answer = answer
         self._ports = ports
         self._calls = Calls(config.tools, message_id, ports, executor)
+        self._tasks, self._carried_out = tasks, list[asyncio.Task[object]]()
+        self._known = asyncio.Event()
         self._results: dict[str, ToolMessage] = {}
         self._doubtful: list[tuple[ToolCall, UnknownOutcome]] = []
 
     async def run(self, replayed: bool) -> tuple[ToolMessage, ...]:
-        """A result for each call, in the order of the calls. Every call is judged before the first starts, and all that
-        start do so at once. `replayed`: the answer is journaled already. Raises UnknownOutcome, NonDeterministic, and
-        what the ports raise; the tools that still run are stopped then, except under UnknownOutcome."""
+        """A result for each call, in the order of the calls; they are being journaled: see `kept`. Every call is judged
+        before the first starts, and all that start do so at once. `replayed`: the answer is journaled already. Raises
+        NonDeterministic, what the ports raise, and, once all other calls have their results, UnknownOutcome."""
         settled: list[tuple[ToolCall, ToolOutcome]] = []
         ready: list[tuple[ToolCall, Tool]] = []
         for call in self._answer.tool_calls:
@@ -56,33 +65,34 @@ class AnswerCalls:
         await self._carry_out(settled, ready)
         return tuple(self._results[call.call_id] for call in self._answer.tool_calls)
 
+    async def kept(self) -> None:
+        """Return once all results are journaled: what follows from them may be acted on."""
+        for task in self._carried_out:
+            await task
+
     async def _carry_out(self, settled: list[tuple[ToolCall, ToolOutcome]], ready: list[tuple[ToolCall, Tool]]) -> None:
-        known = len(self._doubtful)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for call, outcome in settled:
-                    tasks.create_task(self._settle(call, outcome), name=f"outcome of {call.call_id}")
-                for call, tool in ready:
-                    tasks.create_task(self._run(call, tool), name=f"tool {tool.name} of {self._message_id}")
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
-        for call, doubt in self._doubtful[known:]:
-            await self._ports.ask(call, doubt)
+        asked = len(self._doubtful)
+        for call, outcome in settled:
+            self._begin(self._calls.settle(call, outcome, self._hear), f"outcome of {call.call_id}")
+        for call, tool in ready:
+            self._begin(self._calls.run(call, tool, self._hear), f"tool {tool.name} of {self._message_id}")
+        if self._carried_out:
+            await self._known.wait()
         if self._doubtful:
+            await self.kept()
+            for call, doubt in self._doubtful[asked:]:
+                await self._ports.ask(call, doubt)
             await self._ports.wait()
 
-    async def _settle(self, call: ToolCall, outcome: ToolOutcome) -> None:
-        self._results[call.call_id] = await self._calls.settle(call, outcome)
+    def _begin(self, carrying_out: Coroutine[Any, Any, object], name: str) -> None:
+        self._carried_out.append(self._tasks.create_task(carrying_out, name=name))
 
-    async def _run(self, call: ToolCall, tool: Tool) -> None:
-        match await self._calls.run(call, tool):
+    def _hear(self, call: ToolCall, outcome: ToolMessage | UnknownOutcome) -> None:
+        match outcome:
+            case ToolMessage() as result:
+                self._results[call.call_id] = result
             case UnknownOutcome() as doubt:
                 # The others go on: cutting them off would leave their outcomes unknown as well.
                 self._doubtful.append((call, doubt))
-            case ToolMessage() as result:
-                self._results[call.call_id] = result
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+        if len(self._results) + len(self._doubtful) == len(self._answer.tool_calls):
+            self._known.set()

@@ -51,7 +51,8 @@ class JournaledCalls:
 
     @contextmanager
     def calling(self, call: ToolCall) -> Iterator[None]:
-        with self._turn.journal.calling(), keyed(f"{self._turn.key.path}/{self._turn.message.id}/{call.call_id}"):
+        key = f"{self._turn.key.path}/{self._turn.message.id}/{call.call_id}"
+        with self._turn.journal.calling(), self._turn.events.text_waits(), keyed(key):
             yield
 
     async def ask(self, call: ToolCall, error: UnknownOutcome) -> ToolOutcome | None:
