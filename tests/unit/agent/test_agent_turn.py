@@ -348,6 +348,35 @@ async def test_cancelling_stops_the_tools() -> None:
     assert ports.journal.results == {}
 
 
+async def test_a_turn_that_is_cancelled_as_a_tool_comes_to_its_result_is_cancelled() -> None:
+    @tool
+    async def stop() -> str:
+        """Has the turn stopped."""
+        turn.cancel()
+        return "stopped"
+
+    config = AgentConfig("clerk", tools={"stop": stop})
+    turn = asyncio.create_task(run(ScriptedPorts([asking(ToolCall("c", "stop", "")), ANSWER]), config))
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+
+
+async def test_a_tool_that_cancels_its_own_task_ends_the_attempt() -> None:
+    @tool
+    async def give_up() -> str:
+        """Is gone."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return "never"
+
+    config = AgentConfig("clerk", tools=Counting().tools() | {"give_up": give_up})
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await run(ScriptedPorts([asking(call("a"), ToolCall("c", "give_up", "")), ANSWER]), config)
+
+
 whats = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True)
 scripts = st.lists(whats, max_size=3)
 

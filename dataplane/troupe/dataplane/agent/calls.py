@@ -4,17 +4,20 @@ What they came to is known before it is journaled, so that the model is asked me
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from troupe.dataplane.agent.config import AgentConfig
 from troupe.dataplane.agent.conversation import ModelAnswer
 from troupe.dataplane.agent.ports import TurnPorts
 from troupe.dataplane.tools.call import ToolCall, ToolMessage
-from troupe.dataplane.tools.calls import Calls
+from troupe.dataplane.tools.calls import Calls, Hear
 from troupe.dataplane.tools.errors import UnknownOutcome
 from troupe.dataplane.tools.executor import ToolExecutor, ToolOutcome
 from troupe.dataplane.tools.tool import Tool
+
+_Heard = asyncio.Future[ToolMessage | UnknownOutcome]
 
 
 class AnswerCalls:
@@ -36,7 +39,6 @@ class AnswerCalls:
         self._ports = ports
         self._calls = Calls(config.tools, message_id, ports, executor)
         self._tasks, self._carried_out = tasks, list[asyncio.Task[object]]()
-        self._known = asyncio.Event()
         self._results: dict[str, ToolMessage] = {}
         self._doubtful: list[tuple[ToolCall, UnknownOutcome]] = []
 
@@ -71,28 +73,36 @@ class AnswerCalls:
             await task
 
     async def _carry_out(self, settled: list[tuple[ToolCall, ToolOutcome]], ready: list[tuple[ToolCall, Tool]]) -> None:
-        asked = len(self._doubtful)
+        asked, begun = len(self._doubtful), list[tuple[ToolCall, _Heard]]()
         for call, outcome in settled:
-            self._begin(self._calls.settle(call, outcome, self._hear), f"outcome of {call.call_id}")
+            settling = partial(self._calls.settle, call, outcome)
+            begun.append((call, self._begin(settling, f"outcome of {call.call_id}")))
         for call, tool in ready:
-            self._begin(self._calls.run(call, tool, self._hear), f"tool {tool.name} of {self._message_id}")
-        if self._carried_out:
-            await self._known.wait()
+            running = partial(self._calls.run, call, tool)
+            begun.append((call, self._begin(running, f"tool {tool.name} of {self._message_id}")))
+        for call, heard in begun:
+            match await heard:
+                case ToolMessage() as result:
+                    self._results[call.call_id] = result
+                case UnknownOutcome() as doubt:
+                    # The others go on: cutting them off would leave their outcomes unknown as well.
+                    self._doubtful.append((call, doubt))
         if self._doubtful:
             await self.kept()
             for call, doubt in self._doubtful[asked:]:
                 await self._ports.ask(call, doubt)
             await self._ports.wait()
 
-    def _begin(self, carrying_out: Coroutine[Any, Any, object], name: str) -> None:
-        self._carried_out.append(self._tasks.create_task(carrying_out, name=name))
+    def _begin(self, carry_out: Callable[[Hear], Coroutine[Any, Any, object]], name: str) -> _Heard:
+        heard: _Heard = asyncio.get_running_loop().create_future()
+        task = self._tasks.create_task(carry_out(partial(_tell, heard)), name=name)
+        # A tool that cancels its own task comes to nothing, which ends the attempt.
+        task.add_done_callback(lambda _: heard.cancel())
+        self._carried_out.append(task)
+        return heard
 
-    def _hear(self, call: ToolCall, outcome: ToolMessage | UnknownOutcome) -> None:
-        match outcome:
-            case ToolMessage() as result:
-                self._results[call.call_id] = result
-            case UnknownOutcome() as doubt:
-                # The others go on: cutting them off would leave their outcomes unknown as well.
-                self._doubtful.append((call, doubt))
-        if len(self._results) + len(self._doubtful) == len(self._answer.tool_calls):
-            self._known.set()
+
+def _tell(heard: _Heard, outcome: ToolMessage | UnknownOutcome) -> None:
+    """Nobody listens any more where the turn was stopped."""
+    if not heard.done():
+        heard.set_result(outcome)

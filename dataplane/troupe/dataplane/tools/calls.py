@@ -15,7 +15,7 @@ from troupe.dataplane.tools.tool import Tool
 IDEMPOTENT_TRIES: Final = 2
 """How often an idempotent tool that runs out of time is called in one attempt."""
 
-Hear = Callable[[ToolCall, ToolMessage | UnknownOutcome], None]
+Hear = Callable[[ToolMessage | UnknownOutcome], None]
 """Hears what a call came to before that is journaled: nothing may act on it yet, nor be shown that follows from it."""
 
 
@@ -89,12 +89,12 @@ class Calls:
             return None
         return UnknownOutcome(tool.name, call.call_id, "was started by an attempt that ended before its result")
 
-    async def run(self, call: ToolCall, tool: Tool, hear: Hear = lambda *_: None) -> ToolMessage | UnknownOutcome:
+    async def run(self, call: ToolCall, tool: Tool, hear: Hear = lambda _: None) -> ToolMessage | UnknownOutcome:
         """Run it and journal its result. UnknownOutcome where it was given up while it ran."""
         with self._ports.calling(call):
             return await self._run(call, tool, hear)
 
-    async def settle(self, call: ToolCall, outcome: ToolOutcome, hear: Hear = lambda *_: None) -> ToolMessage:
+    async def settle(self, call: ToolCall, outcome: ToolOutcome, hear: Hear = lambda _: None) -> ToolMessage:
         """Journal and show an outcome that nothing was run for: a refusal, or what a person said."""
         with self._ports.calling(call):
             self._ports.tool_started(call)
@@ -111,13 +111,13 @@ class Calls:
                     break
         if outcome.unknown:
             doubt = UnknownOutcome(tool.name, call.call_id, "was given up while it ran")
-            hear(call, doubt)
+            hear(doubt)
             return doubt
         return await self._finish(call, outcome, time.monotonic() - began, hear)
 
     async def _finish(self, call: ToolCall, outcome: ToolOutcome, seconds: float, hear: Hear) -> ToolMessage:
         result = ToolMessage(call.call_id, call.tool, outcome.content, self._message_id, outcome.failed, outcome.json)
-        hear(call, result)
+        hear(result)
         await self._ports.journal_result(result, seconds)
         self._ports.tool_finished(call, result, replayed=False, seconds=seconds)
         return result
