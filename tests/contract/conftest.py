@@ -19,6 +19,7 @@ ON_SERVERS = (
     "test_turns_promises",
     "test_turns_schedule",
     "test_turns_batch",
+    "test_turns_results",
 )
 """Suites of turns that also run on RabbitMQ and Redis: those in which workers die between two steps, or the store's
 scripts decide what goes on."""

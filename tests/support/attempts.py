@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Never, cast
 
@@ -34,6 +34,9 @@ class Shown(list[str]):
 
     def text(self, text: str) -> None:
         self.append(text)
+
+    def text_waits(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def tool_started(self, call: ToolCallStarted) -> None:
         self.append(f"→ {call.call_id} {call.tool} {call.arguments}")

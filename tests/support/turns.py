@@ -15,8 +15,8 @@ from troupe.dataplane.tools.executor import ToolOutcome
 T = TypeVar("T")
 
 
-class Crash(Exception):
-    """The worker dies here."""
+class Crash(BaseException):
+    """The worker dies here: nothing of it comes to its end."""
 
 
 class Suspended(Exception):

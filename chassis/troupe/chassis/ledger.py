@@ -95,15 +95,17 @@ def _claimed(intervals: Iterable[Interval], start: float, end: float) -> dict[Le
 def _contested(claims: Iterable[tuple[int, int, int]]) -> dict[LedgerCause.ValueType, int]:
     """The same where claims, each from, to and rank, overlap."""
     edges = [edge for first, last, rank in claims for edge in ((first, 1, rank), (last, -1, rank))]
-    active = [0] * len(PRECEDENCE)
+    active: list[int] = []
     claimed: defaultdict[LedgerCause.ValueType, int] = defaultdict(int)
     previous = 0
     for at, change, rank in sorted(edges):
-        holder = next((cause for cause, count in zip(PRECEDENCE, active, strict=True) if count), None)
-        if holder is not None and at > previous:
-            claimed[holder] += at - previous
+        if active and at > previous:
+            claimed[PRECEDENCE[min(active)]] += at - previous
         previous = at
-        active[rank] += change
+        if change > 0:
+            active.append(rank)
+        else:
+            active.remove(rank)
     return claimed
 
 

@@ -93,21 +93,23 @@ async def test_a_turn_without_tools_journals_nothing() -> None:
     assert ports.writes == []
 
 
-async def test_answers_are_journaled_before_tools_act_and_results_before_the_model_sees_them() -> None:
-    ports = ScriptedPorts([asking(call("a")), ANSWER])
+async def test_answers_are_journaled_before_tools_act_and_results_before_the_next_answer_is() -> None:
+    ports = ScriptedPorts([asking(call("a")), asking(call("b")), ANSWER])
     counting = Counting()
     result = await run(ports, clerk(counting))
-    assert ports.events == [
+    happened = [event for event in ports.events if event != ("model", "1")]  # beside the writing
+    assert happened[:7] == [
         ("model", "0"),
         ("answer journaled", "0"),
         ("started", "c-a"),
         ("result journaled", "c-a"),
         ("finished", "c-a"),
-        ("model", "1"),
+        ("answer journaled", "1"),
+        ("started", "c-b"),
     ]
-    assert ports.requests[1].conversation == result.entries[:-1]
+    assert ports.requests[1].conversation == result.entries[:3]
     assert result.entries[2] == ToolMessage("c-a", "act", "did a", "m1")
-    assert (result.usage.model_calls, result.usage.tool_calls) == (2, 1)
+    assert (result.usage.model_calls, result.usage.tool_calls) == (3, 2)
 
 
 async def test_the_starts_of_all_calls_are_one_write_with_the_answer() -> None:
@@ -344,6 +346,35 @@ async def test_cancelling_stops_the_tools() -> None:
         await turn
     assert counting.running == 0
     assert ports.journal.results == {}
+
+
+async def test_a_turn_that_is_cancelled_as_a_tool_comes_to_its_result_is_cancelled() -> None:
+    @tool
+    async def stop() -> str:
+        """Has the turn stopped."""
+        turn.cancel()
+        return "stopped"
+
+    config = AgentConfig("clerk", tools={"stop": stop})
+    turn = asyncio.create_task(run(ScriptedPorts([asking(ToolCall("c", "stop", "")), ANSWER]), config))
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+
+
+async def test_a_tool_that_cancels_its_own_task_ends_the_attempt() -> None:
+    @tool
+    async def give_up() -> str:
+        """Is gone."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return "never"
+
+    config = AgentConfig("clerk", tools=Counting().tools() | {"give_up": give_up})
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await run(ScriptedPorts([asking(call("a"), ToolCall("c", "give_up", "")), ANSWER]), config)
 
 
 whats = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True)

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from troupe.broker.order import Number
 from troupe.chassis.clock import Clock
@@ -37,6 +38,7 @@ class AttemptEvents:
         self._text: list[str] = []
         self._shown_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
+        self._waits = 0
 
     def started(self, worker_id: str, revision_id: str, *, continues: bool = False) -> None:
         """`continues`: the attempt before ended in a wait, and what it showed stands."""
@@ -54,12 +56,26 @@ class AttemptEvents:
         """Show more of the answer: the first after any other event at once, then as often as the log's `coalesce`
         says, and what is left before the next event of another kind."""
         self._text.append(text)
-        if self._timer is None:
+        if self._timer is None and not self._waits:
             wait = self._shown_at + self._log.coalesce - self._clock.monotonic()
             if wait <= 0:
                 self._show_text()
             else:
                 self._timer = asyncio.get_running_loop().call_later(wait, self._show_text)
+
+    @contextmanager
+    def text_waits(self) -> Iterator[None]:
+        """Inside, text that comes is not shown. It is when this is left, and not at all where that is by an error."""
+        self._flush()
+        self._waits += 1
+        try:
+            yield
+        except BaseException:
+            self._drop()
+            raise
+        finally:
+            self._waits -= 1
+        self._flush()
 
     def tool_started(self, call: ToolCallStarted) -> None:
         self._flush()
@@ -118,7 +134,7 @@ class AttemptEvents:
 
     def _flush(self) -> None:
         """Something else is shown next."""
-        if self._text:
+        if self._text and not self._waits:
             self._show_text()
         self._shown_at = -math.inf
 

@@ -1,11 +1,14 @@
 """One attempt at a turn: carries out what the kernel decides, and journals what must not happen twice.
 
 An answer of the model with tool calls is journaled before anything acts on it, in one write with the starts of the
-calls that begin at once; a tool's result before the kernel sees it. The last answer is not: the commit stores it. An
-attempt that finds a journal goes the same way as the one that wrote it, with what is written there in place of calls.
+calls that begin at once; a tool's result while the model is asked what follows from it, and before that is acted on or
+shown. The last answer is not: the commit stores it. An attempt that finds a journal goes the same way as the one that
+wrote it, with what is written there in place of calls.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NoReturn, assert_never
 
@@ -49,25 +52,51 @@ async def run_turn(
     is not idempotent started and left no result; NonDeterministic where the journal does not fit; FailedPrecondition
     (CONTEXT_TOKENS, MAX_STEPS, REPEATED_CALL, OUTPUT_LIMIT, CONTENT_FILTERED, BAD_TEMPLATE) and Unavailable
     (EMPTY_ANSWER) for a turn that cannot end well."""
-    prompt = _Prompt(history, config, session)
-    state, decision = kernel.decide(TurnState(), kernel.TurnStarted(message), config)
-    while True:
-        match decision:
-            case CallModel(step):
-                answer, replayed = await _answer(ports, prompt, state, step)
-                state, decision = kernel.decide(state, kernel.ModelAnswered(answer), config)
-                if replayed:
-                    _check_replay(step, answer, decision)
-            case CallTools(step, calls):
-                asked = ModelAnswer(answer.text, calls, answer.finish_reason, answer.usage)
-                results = await AnswerCalls(step, asked, message.message_id, config, ports, executor).run(replayed)
-                state, decision = kernel.decide(state, kernel.ToolsFinished(results), config)
-            case Reply(text):
-                return TurnResult(text, state.entries, state.usage)
-            case Fail() as failed:
-                _raise(failed, config)
-            case _:
-                assert_never(decision)
+    async with _finishing() as tasks:
+        prompt, acted = _Prompt(history, config, session), None
+        state, decision = kernel.decide(TurnState(), kernel.TurnStarted(message), config)
+        while True:
+            match decision:
+                case CallModel(step):
+                    answer, replayed = await _answer(ports, prompt, state, step)
+                    if acted is not None:
+                        await acted.kept()
+                    state, decision = kernel.decide(state, kernel.ModelAnswered(answer), config)
+                    if replayed:
+                        _check_replay(step, answer, decision)
+                case CallTools(step, calls):
+                    asked = ModelAnswer(answer.text, calls, answer.finish_reason, answer.usage)
+                    acted = AnswerCalls(step, asked, message.message_id, config, ports, executor, tasks)
+                    results = await acted.run(replayed)
+                    state, decision = kernel.decide(state, kernel.ToolsFinished(results), config)
+                case Reply(text):
+                    return TurnResult(text, state.entries, state.usage)
+                case Fail() as failed:
+                    _raise(failed, config)
+                case _:
+                    assert_never(decision)
+
+
+@asynccontextmanager
+async def _finishing() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group whose tasks come to their ends also where its block raises: what tools came to is written. The
+    first of them that fails stops the others and the block, and is what is raised."""
+    failed: Exception | None = None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                yield tasks
+            except Exception as error:
+                failed = error
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+    if failed is not None:
+        raise failed
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _answer(ports: TurnPorts, prompt: "_Prompt", state: TurnState, step: int) -> tuple[ModelAnswer, bool]:

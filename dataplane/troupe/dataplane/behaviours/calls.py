@@ -59,7 +59,7 @@ class JournaledCalls:
         turn = self._turn
         before = turn.journal.kept.get(f"{KEY}{call.call_id}")
         key = before.decode() if before else call_key(turn.key, turn.message.id, call.call_id)
-        with turn.journal.calling(), keyed(key):
+        with turn.journal.calling(), turn.events.text_waits(), keyed(key):
             yield
 
     async def ask(self, call: ToolCall, error: UnknownOutcome) -> ToolOutcome | None:

@@ -1,7 +1,7 @@
 """How a call is carried out, whoever asks for it, a model or an actor: judged, replayed, run, journaled, shown."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final, Never, Protocol
 
@@ -14,6 +14,9 @@ from troupe.dataplane.tools.tool import Tool
 
 IDEMPOTENT_TRIES: Final = 2
 """How often an idempotent tool that runs out of time is called in one attempt."""
+
+Hear = Callable[[ToolMessage | UnknownOutcome], None]
+"""Hears what a call came to before that is journaled: nothing may act on it yet, nor be shown that follows from it."""
 
 
 class CallPorts(Protocol):
@@ -32,8 +35,8 @@ class CallPorts(Protocol):
         ...
 
     def calling(self, call: ToolCall) -> AbstractContextManager[None]:
-        """Around a tool that runs, and the writing of its result: the attempt does not end in a wait meanwhile, and the
-        tool knows its key."""
+        """Around a tool that runs, and the writing of its result: the attempt does not end in a wait meanwhile, no text
+        is shown, and the tool knows its key."""
         ...
 
     async def ask(self, call: ToolCall, error: UnknownOutcome) -> ToolOutcome | None:
@@ -86,12 +89,18 @@ class Calls:
             return None
         return UnknownOutcome(tool.name, call.call_id, "was started by an attempt that ended before its result")
 
-    async def run(self, call: ToolCall, tool: Tool) -> ToolMessage | UnknownOutcome:
+    async def run(self, call: ToolCall, tool: Tool, hear: Hear = lambda _: None) -> ToolMessage | UnknownOutcome:
         """Run it and journal its result. UnknownOutcome where it was given up while it ran."""
         with self._ports.calling(call):
-            return await self._run(call, tool)
+            return await self._run(call, tool, hear)
 
-    async def _run(self, call: ToolCall, tool: Tool) -> ToolMessage | UnknownOutcome:
+    async def settle(self, call: ToolCall, outcome: ToolOutcome, hear: Hear = lambda _: None) -> ToolMessage:
+        """Journal and show an outcome that nothing was run for: a refusal, or what a person said."""
+        with self._ports.calling(call):
+            self._ports.tool_started(call)
+            return await self._finish(call, outcome, 0.0, hear)
+
+    async def _run(self, call: ToolCall, tool: Tool, hear: Hear) -> ToolMessage | UnknownOutcome:
         self._ports.tool_started(call)
         began = time.monotonic()
         attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool.name}
@@ -101,16 +110,14 @@ class Calls:
                 if outcome.code != "TOOL_TIMEOUT":
                     break
         if outcome.unknown:
-            return UnknownOutcome(tool.name, call.call_id, "was given up while it ran")
-        return await self._finish(call, outcome, time.monotonic() - began)
+            doubt = UnknownOutcome(tool.name, call.call_id, "was given up while it ran")
+            hear(doubt)
+            return doubt
+        return await self._finish(call, outcome, time.monotonic() - began, hear)
 
-    async def settle(self, call: ToolCall, outcome: ToolOutcome) -> ToolMessage:
-        """Journal and show an outcome that nothing was run for: a refusal, or what a person said."""
-        self._ports.tool_started(call)
-        return await self._finish(call, outcome, 0.0)
-
-    async def _finish(self, call: ToolCall, outcome: ToolOutcome, seconds: float) -> ToolMessage:
+    async def _finish(self, call: ToolCall, outcome: ToolOutcome, seconds: float, hear: Hear) -> ToolMessage:
         result = ToolMessage(call.call_id, call.tool, outcome.content, self._message_id, outcome.failed, outcome.json)
+        hear(result)
         await self._ports.journal_result(result, seconds)
         self._ports.tool_finished(call, result, replayed=False, seconds=seconds)
         return result
