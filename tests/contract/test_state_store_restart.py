@@ -22,6 +22,7 @@ from support.state_stores import (
     place,
     promise,
     record,
+    resume,
     seen,
     settlement,
     verb,
@@ -230,6 +231,7 @@ async def test_the_other_may_be_cancelled_before_it_comes(store: StateStore) -> 
         ("runs on the fast path", NOT_AT_REST),
         ("runs from the inbox", NOT_AT_REST),
         ("runs under a mark", NOT_AT_REST),
+        ("runs on after a wait", NOT_AT_REST),
         ("is on its way again", NOT_AT_REST),
         ("done", TOO_LATE),
         ("cancelled", TOO_LATE),
@@ -254,6 +256,13 @@ async def test_what_is_not_at_rest_stays_as_it_is(store: StateStore, stands: str
         case "runs under a mark":
             await store.journal(OWNER, KEY, attempt(message), JOURNAL, starts=True)
             await place(store, replace(message, running=OWNER.mark, attempts=1))
+        case "runs on after a wait":
+            await store.control(KEY, pause())
+            await store.journal(OWNER, KEY, attempt(message), JOURNAL, starts=False)
+            waits = replace(message, attempts=1, suspended=1.0)
+            assert await store.suspend(OWNER, KEY, waits, envelope(message))
+            await store.control(KEY, resume())
+            assert not await store.suspend(OWNER, KEY, waits, envelope(message))
         case "is on its way again":
             await die(store)
             await store.redrive(KEY, "m1", number(1, "letter"))

@@ -195,6 +195,31 @@ async def test_the_same_again_lays_to_rest_and_no_more(store: StateStore) -> Non
     assert await at_rest(store)
 
 
+@pytest.mark.parametrize("waits_for", ["a promise", "RESUME"])
+async def test_a_wait_that_is_over_when_it_is_asked_for_again_runs_on(store: StateStore, waits_for: str) -> None:
+    """The first answer was lost: the store has the turn at rest, and the turn goes on."""
+    if waits_for == "RESUME":
+        await store.control(KEY, pause())
+        waits = replace(entry(1), attempts=1, suspended=5.0)
+        assert await store.suspend(OWNER, KEY, waits, envelope(entry(1)))
+        await store.control(KEY, resume())
+    else:
+        waits = await suspended(store, entry(1))
+        await store.settle_promise(KEY, settlement(APPROVAL))
+
+    assert not await store.suspend(OWNER, KEY, waits, envelope(entry(1)))
+
+    runs = replace(entry(1), attempts=2, running=MARK)
+    assert await inbox(store) == [runs]
+    assert not await store.suspend(OWNER, KEY, waits, envelope(entry(1))), "and so it is asked once more"
+    assert await inbox(store) == [runs]
+    # what it does then is its own
+    await store.journal(OWNER, KEY, attempt(entry(1), 1), {"next": b""}, starts=True)
+    await store.retry(OWNER, KEY, replace(runs, running=None, failures=1), b"")
+    assert await store.suspend(OWNER, KEY, waits, envelope(entry(1))), "late, it changes nothing"
+    assert await inbox(store) == [replace(runs, running=None, failures=1)]
+
+
 async def test_a_pause_of_another_message_lays_nothing_to_rest(store: StateStore) -> None:
     await place(store, entry(1))
     await store.control(KEY, pause("other"))

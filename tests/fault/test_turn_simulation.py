@@ -73,6 +73,11 @@ def test_no_promise_is_broken_where_messages_are_restarted(first: int) -> None:
     assert sum(run.counts.get("restarted", 0) for run in runs) > 2 * CHUNK
 
 
+@pytest.mark.parametrize("seed", [1652, 3430, 3580, 5927])
+def test_what_restarts_have_found_stays_mended(seed: int) -> None:
+    assert simulate(seed, climates=(restarts,)).violations == []
+
+
 def test_a_seed_takes_the_same_steps_each_time() -> None:
     first, second = (simulate(9, trace=True) for _ in range(2))
 

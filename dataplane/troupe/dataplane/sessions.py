@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -95,13 +95,19 @@ class Sessions:
             with actor.still():
                 cancelled += await self._cancel_running(actor)
                 async with actor.rewritten():
-                    waiting = await self._drop(owner, key)
+                    dropped = await self._drop(owner, key)
         except Fenced as fenced:
             moves = f"session {key} moves to another worker; try again"
             raise Unavailable("NOT_OWNER", moves, retry_after=1) from fenced
-        for record in waiting:
-            self._gateway.following.announce(key, record)
-        return cancelled + len(waiting)
+        return cancelled + await self._tell(key, dropped)
+
+    async def _tell(self, key: SessionKey, dropped: Mapping[str, Record]) -> int:
+        """Tell those who follow these messages how they ended: some had before. How many the deletion cancelled."""
+        kept = await asyncio.gather(*(self._store.record(key, message_id) for message_id in dropped))
+        ends = [record or given for record, given in zip(kept, dropped.values(), strict=True)]
+        for end in ends:
+            self._gateway.following.announce(key, end)
+        return sum(end.status == given.status for end, given in zip(ends, dropped.values(), strict=True))
 
     async def _summary(self, shard: int, key: SessionKey) -> SessionSummary:
         """Raises NotFound where nothing is known of the session. The store has no summary of one whose first turn has
@@ -138,8 +144,14 @@ class Sessions:
     async def _end_begun(self, key: SessionKey) -> int:
         """Where something waits that has a journal, cancel all that waits: a turn takes back what it did, and nothing
         else starts after it. How many that cancelled. Raises Unavailable where one does not end."""
-        loaded = await self._store.load(key)
+        loaded, shard = await self._store.load(key), key.shard(self._placement.shard_count)
         waiting = [entry.message_id for entry in loaded.inbox if not entry.skip and entry.running is None]
+        # What goes on for another message has a journal as it is scheduled.
+        waiting += [
+            entry.message_id
+            async for entry, _ in self._messages(shard, key)
+            if entry.due and entry.message_id in loaded.journaled
+        ]
         if loaded.journaled.isdisjoint(waiting):
             return 0
         cancelled = 0
@@ -165,7 +177,8 @@ class Sessions:
             raise _still_runs(actor.key) from error
         return int(answer != agent_pb2.VERB_ANSWER_TOO_LATE)
 
-    async def _drop(self, owner: Owner, key: SessionKey) -> Sequence[Record]:
+    async def _drop(self, owner: Owner, key: SessionKey) -> Mapping[str, Record]:
+        """How what waits and is scheduled has ended, by message, unless it had before."""
         now = self._clock.now()
         shard = key.shard(self._placement.shard_count)
         inbox = [entry for entry in (await self._store.load(key)).inbox if not entry.skip]
@@ -179,7 +192,7 @@ class Sessions:
             for entry in [*inbox, *scheduled]
         }
         await self._store.delete(owner, key, waiting, now)
-        return list(waiting.values())
+        return waiting
 
     def _session(self, shard: int, summary: SessionSummary) -> Session:
         actor = self._host.actor(summary.key)

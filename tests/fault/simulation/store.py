@@ -152,7 +152,9 @@ class WatchedStore(MemoryStateStore):
         before, promises = self.fates(key), self._open(key)
         seen = control.verb_id in self._history.verbs
         session = self._find(key)
-        journal = {step: content for (_, step), content in session.journals.get(control.message_id, {}).items()}
+        digest = control.restart.entry.digest if control.restart else b""
+        kept = session.journals.get(control.message_id, {})
+        journal = {step: content for (payload, step), content in kept.items() if payload == digest}
         runs = [
             number
             for owner, number in self._history.running(key, control.message_id)

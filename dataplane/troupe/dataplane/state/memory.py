@@ -134,6 +134,11 @@ class MemoryStateStore:
             match rules.suspending(entry, found, pending=pending):
                 case Suspending.GOES_ON:
                     return False
+                case Suspending.RUNS_ON:
+                    waits = session.inbox[entry.number]
+                    session.inbox[entry.number] = rules.runs_on(waits, owner.mark)
+                    session.rests = False
+                    return False
                 case Suspending.PLACED:
                     self._put_first(session, rules.suspended(entry), envelope)
                     session.rests = True

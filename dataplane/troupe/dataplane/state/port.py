@@ -228,8 +228,9 @@ class StateStore(Protocol):
         goes, no start is held against it, and the session is at rest. Where the number waits already its envelope stays
         the one that it has. The same again, also without an attempt in between, only lays the session to rest.
 
-        False, and nothing changed, where it need not wait: one of the promises is settled or unknown, or no PAUSE
-        stands. True without effect when the number is settled, waits as a SKIP, has begun another attempt since, or
+        False where it need not wait: one of the promises is settled or unknown, or no PAUSE stands. Then nothing
+        changed, but that what was laid to rest before, in this attempt, runs on in the next one, under the owner's
+        mark. True without effect when the number is settled, waits as a SKIP, has begun another attempt otherwise, or
         was put back by `retry` in this one. Raises Fenced, CancelRecorded."""
         ...
 

@@ -50,6 +50,8 @@ class Suspending(Enum):
     """Nothing changes: the number is settled, or the attempt has ended otherwise."""
     GOES_ON = auto()
     """Nothing changes: it need not wait."""
+    RUNS_ON = auto()
+    """It need not wait any more, and was laid to rest: its next attempt has begun, under its owner's mark."""
     RESTS = auto()
     """It waits as it should: the session is laid to rest."""
     PLACED = auto()
@@ -196,16 +198,24 @@ def suspending(entry: Entry, found: Found, *, pending: bool) -> Suspending:
     waits = found.waits
     if found.position.place(entry.number.sequence) is Place.SETTLED:
         return Suspending.OVER
+    if waits is not None and _runs_on(waits, entry):
+        return Suspending.GOES_ON
     if waits is not None and (waits.skip or waits.attempts > entry.attempts):
         return Suspending.OVER
     refuse_cancelled(entry.message_id, found.bound, found.fate)
     if not (pending if entry.awaits else found.bound.paused):
-        return Suspending.GOES_ON
+        rested = waits is not None and waits.message_id == entry.message_id and has_ended(waits, entry.attempts)
+        return Suspending.RUNS_ON if rested else Suspending.GOES_ON
     if waits is None or not has_ended(waits, entry.attempts):
         return Suspending.PLACED
     # What was put back otherwise, or is another message, awaits nothing that would take the session from rest.
     same = waits.message_id == entry.message_id and entry.awaits in ((), waits.awaits)
     return Suspending.RESTS if same else Suspending.OVER
+
+
+def runs_on(waits: Entry, mark: Mark) -> Entry:
+    """How a message stands whose wait was over before its turn had heard that it was to wait."""
+    return replace(waits, attempts=waits.attempts + 1, running=mark, awaits=(), suspended=0.0)
 
 
 def suspended(entry: Entry) -> Entry:
@@ -319,6 +329,11 @@ def version_conflict(commit: TurnCommit, version: int) -> VersionConflict:
         "VERSION_CONFLICT",
         f"{commit.key} is at version {version}, not {commit.version}; load it, run the turn again",
     )
+
+
+def _runs_on(waits: Entry, entry: Entry) -> bool:
+    """Whether the wait that `entry` asks for is over, and was answered so before."""
+    return waits.running is not None and waits.attempts == entry.attempts + 1
 
 
 def _is_over(found: Found, number: Number, attempts: int) -> bool:

@@ -150,6 +150,10 @@ class SqliteStateStore:
             match rules.suspending(entry, found, pending=pending):
                 case Suspending.GOES_ON:
                     return False
+                case Suspending.RUNS_ON if found.waits is not None:
+                    rows.rewrite(db, key, rules.runs_on(found.waits, owner.mark))
+                    controls.wake(db, key)
+                    return False
                 case Suspending.PLACED:
                     rows.put_first(db, owner.shard, key, rules.suspended(entry), envelope, found)
                     controls.rest(db, key)

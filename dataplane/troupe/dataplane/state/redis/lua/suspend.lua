@@ -7,8 +7,13 @@ local refused = fenced(waits)
 if refused then
   return refused
 end
-if place(position_of(entry.stream), entry.sequence) == 'SETTLED'
-  or (waits and (waits.skip or waits.attempts > entry.attempts)) then
+if place(position_of(entry.stream), entry.sequence) == 'SETTLED' then
+  return accept(1)
+end
+if waits and waits.instance and waits.attempts == entry.attempts + 1 then
+  return accept(0)
+end
+if waits and (waits.skip or waits.attempts > entry.attempts) then
   return accept(1)
 end
 local found = found_on(id, number)
@@ -21,6 +26,13 @@ for _, promise in ipairs(entry.awaits) do
   must_wait = must_wait and is_open(promise_of(promise))
 end
 if not must_wait then
+  if waits and waits.message_id == id and has_ended(waits, entry.attempts) then
+    look_at_rest()
+    wake()
+    waits.attempts, waits.epoch, waits.instance = waits.attempts + 1, owner.epoch, owner.instance
+    waits.awaits, waits.suspended = nil, nil
+    keep_entry(waits)
+  end
   return accept(0)
 end
 look_at_inbox()
