@@ -27,7 +27,8 @@ def check(world: "World") -> None:
     _reminders(world)
     _innocent(world)
     for (key, message_id), kills in world.history.kills.items():
-        lives = 1 + world.history.redriven[key, message_id]
+        # Who lets go on what was held gives it a new chance, as who redrives it does.
+        lives = 1 + world.history.redriven[key, message_id] + world.history.held[key, message_id]
         if kills > lives * MAX_STARTS + len(world.history.numbers[key, message_id]):
             world.history.violation("killed too many", f"{message_id} in {key} killed {kills} workers")
 

@@ -48,6 +48,8 @@ class History:
     rejected: set[MessageKey] = field(default_factory=set)
     paused: dict[MessageKey, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By which PAUSEs, not lifted yet."""
+    held: dict[MessageKey, int] = field(default_factory=lambda: defaultdict(int))
+    """How often it was paused."""
     settled: dict[MessageKey, tuple[int, bytes]] = field(default_factory=dict)
     """How the store has them: state and value."""
     verbs: dict[str, int] = field(default_factory=dict)
@@ -164,6 +166,7 @@ class History:
 
     def pauses(self, key: SessionKey, message_id: str, verb_id: str) -> None:
         self.counts["paused"] += 1
+        self.held[key, message_id] += 1
         self.paused[key, message_id].add(verb_id)
 
     def resumes(self, key: SessionKey, message_id: str, lifts: str) -> None:
