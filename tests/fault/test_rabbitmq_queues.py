@@ -145,6 +145,24 @@ class TestStrays:
             receiver.deliveries[1].ack()
             await holds(broker, 0, TASKS)
 
+    async def test_a_long_delay_does_not_wait_behind_a_pools_work(self, amqp_url: str) -> None:
+        async with connected(amqp_url) as broker:
+            await broker.declare(1, ["gpu"])
+            receiver = Receiver()
+            await broker.consume(TASKS, receiver, prefetch=1)
+            await publish(broker, [1, 2], pool="gpu")
+            await receiver.received(1)
+
+            began = time.monotonic()
+            await broker.defer(receiver.deliveries[0], 2.6)
+            await receiver.received(2)  # and the consumer has no room
+            await holds(broker, 1, TASKS)
+            await holds(broker, 2, TASKS)
+
+            assert time.monotonic() - began >= 2.5
+            receiver.deliveries[1].ack()
+            assert await receiver.received(3) == [1, 2, 1]
+
 
 class TestRefused:
     async def test_a_queue_that_refuses_gets_the_message_when_it_has_room(
