@@ -150,7 +150,7 @@ class TestStrays:
             await broker.declare(1, ["gpu"])
             receiver = Receiver()
             await broker.consume(TASKS, receiver, prefetch=1)
-            await publish(broker, [1, 2], pool="gpu")
+            await publish(broker, range(1, 3), pool="gpu")
             await receiver.received(1)
 
             began = time.monotonic()
