@@ -6,6 +6,8 @@ A seed that fails here is looked at with `PYTHONPATH=tests python -m fault.simul
 import functools
 
 import pytest
+from fault.simulation_queues import embedded_rules
+from fault.simulation_queues.embedded import EmbeddedWorld
 from fault.simulation_queues.rules import OFF
 from fault.simulation_queues.run import Run, simulate
 
@@ -35,6 +37,18 @@ CAUGHT = {
     "heartbeats": (3, "was never confirmed"),
 }
 """A seed that needs the rule, and what is said of it."""
+EMBEDDED_SEEDS = 100
+EMBEDDED_CAUGHT = {
+    "commit before the confirm": (0, "lost"),
+    "copy before the ack": (11, "lost"),
+    "letter before the ack": (1, "lost"),
+    "coming back in one step": (0, "lost"),
+    "look at the start": (4, "left"),
+    "second try to come back": (190, "left"),
+    "second try to delete": (21, "left"),
+    "beyond the window": (0, "left"),
+    "count of attempts": (0, "twice"),
+}
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -53,6 +67,24 @@ def test_a_rule_that_is_switched_off_is_missed(rule: str) -> None:
     seed, said = CAUGHT[rule]
     with OFF[rule]():
         violations = simulate(seed).violations
+
+    assert any(said in what for what in violations), violations
+
+
+def test_the_embedded_broker_breaks_no_promise() -> None:
+    runs = [simulate(seed, world=EmbeddedWorld) for seed in range(EMBEDDED_SEEDS)]
+
+    assert [f"seed {run.seed}: {run.violations}" for run in runs if run.violations] == []
+    assert {"done again", "purged", "redriven", "kills", "failing writes"} <= {
+        name for run in runs for name in run.counts
+    }
+
+
+@pytest.mark.parametrize("rule", embedded_rules.OFF)
+def test_a_rule_of_the_embedded_broker_that_is_switched_off_is_missed(rule: str) -> None:
+    seed, said = EMBEDDED_CAUGHT[rule]
+    with embedded_rules.OFF[rule]():
+        violations = simulate(seed, world=EmbeddedWorld).violations
 
     assert any(said in what for what in violations), violations
 

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import structlog
 from fault.simulation import loop as virtual
+from fault.simulation_queues.embedded import EmbeddedWorld
 from fault.simulation_queues.history import History
 from fault.simulation_queues.people import Moment
 from fault.simulation_queues.world import LIMIT, World
@@ -29,7 +30,7 @@ class Run:
     counts: dict[str, int]
 
 
-def simulate(seed: int, *, trace: bool = False) -> Run:
+def simulate(seed: int, *, trace: bool = False, world: Callable[[int, History], World | EmbeddedWorld] = World) -> Run:
     """Run one seed. The same seed, on the same code, takes the same steps."""
     loop = virtual.VirtualLoop()
     history = History(loop.time, traced=trace)
@@ -37,7 +38,7 @@ def simulate(seed: int, *, trace: bool = False) -> Run:
     loop.set_exception_handler(lambda _, context: history.violation("defect", repr(context)))
     try:
         with _virtual(seed, history):
-            loop.run_until_complete(_run(seed, history))
+            loop.run_until_complete(_run(seed, history, world))
     except (virtual.Stalled, virtual.Spinning) as error:
         history.violation(type(error).__name__.lower(), str(error))
     finally:
@@ -50,10 +51,8 @@ def simulate(seed: int, *, trace: bool = False) -> Run:
     return Run(seed, history.violations, history.lines, dict(history.counts))
 
 
-async def _run(seed: int, history: History) -> None:
-    world = World(seed, history)
-    with mock.patch.object(lane, "Link", world.network.link()):
-        await world.run()
+async def _run(seed: int, history: History, world: Callable[[int, History], World | EmbeddedWorld]) -> None:
+    await world(seed, history).run()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from unittest import mock
 
 from fault.simulation_queues.history import History
 from fault.simulation_queues.network import IN, OUT, Host, Network, Weather, here
@@ -14,6 +15,7 @@ from support.mailboxes import message
 
 from troupe.broker.addressing import task_queue
 from troupe.broker.port import Broker
+from troupe.broker.rabbitmq import lane
 from troupe.broker.rabbitmq.broker import RabbitmqBroker
 from troupe.chassis.errors import TroupeError
 
@@ -130,6 +132,10 @@ class World:
         self._books: list[list[Task]] = []
 
     async def run(self) -> None:
+        with mock.patch.object(lane, "Link", self.network.link()):
+            await self._runs()
+
+    async def _runs(self) -> None:
         self._people()
         for host in self._roles:
             self._starts(host)
