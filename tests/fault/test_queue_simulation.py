@@ -11,7 +11,7 @@ from fault.simulation_queues.embedded import EmbeddedWorld
 from fault.simulation_queues.rules import OFF
 from fault.simulation_queues.run import Run, simulate
 
-SEEDS, CHUNK = 48, 12
+SEEDS, CHUNK = 40, 10
 CAUGHT = {
     "copy before the ack": (0, "lost"),
     "letter before the ack": (2, "lost"),
@@ -37,7 +37,7 @@ CAUGHT = {
     "heartbeats": (3, "was never confirmed"),
 }
 """A seed that needs the rule, and what is said of it."""
-EMBEDDED_SEEDS = 100
+EMBEDDED_SEEDS = 60
 EMBEDDED_CAUGHT = {
     "commit before the confirm": (0, "lost"),
     "copy before the ack": (11, "lost"),
