@@ -68,6 +68,8 @@ class History:
         self.copies: Counter[str] = Counter()
         self.longest_way = 0.0
         """Seconds that a message is on its way to the server at most."""
+        self.mending = 0.0
+        """Seconds that it takes to declare a queue again of which nobody noticed yet that it is gone."""
         self._returned: Counter[str] = Counter()
         self._deliveries: Counter[Try] = Counter()
         self._deferrals: dict[Try, Deferral] = {}
@@ -102,7 +104,7 @@ class History:
             deferral.troubles = self._troubles if now > self._troubled else -1
         elif ".task." in queue and not deferral.back:
             deferral.back = True
-            late = now - deferral.entered - deferral.delay * (1 + SHORT) - SLACK - 4 * self.longest_way
+            late = now - deferral.entered - deferral.delay * (1 + SHORT) - SLACK - self.mending - 4 * self.longest_way
             if late > 0 and deferral.troubles == self._troubles:
                 self.violation("late", f"{one} was to come after {deferral.delay:.3f} s, and came {late:.3f} s late")
 

@@ -16,7 +16,7 @@ from support.mailboxes import message
 from troupe.broker.addressing import task_queue
 from troupe.broker.port import Broker
 from troupe.broker.rabbitmq import lane
-from troupe.broker.rabbitmq.broker import RabbitmqBroker
+from troupe.broker.rabbitmq.broker import NOTICE, RabbitmqBroker
 from troupe.chassis.errors import TroupeError
 
 LIMIT = 4
@@ -275,6 +275,7 @@ class World:
         if wanted and self.server.up and self.server.log.empty:
             self.history.trouble(RECOVERY)
             self.server.delete(self.dice.choice(wanted))
+            self.history.mending = 2 * NOTICE
         elif looks:
             asyncio.get_running_loop().call_later(0.02, self._deletes, looks - 1)
 
