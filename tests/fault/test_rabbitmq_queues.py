@@ -145,6 +145,24 @@ class TestStrays:
             receiver.deliveries[1].ack()
             await holds(broker, 0, TASKS)
 
+    async def test_a_long_delay_does_not_wait_behind_a_pools_work(self, amqp_url: str) -> None:
+        async with connected(amqp_url) as broker:
+            await broker.declare(1, ["gpu"])
+            receiver = Receiver()
+            await broker.consume(TASKS, receiver, prefetch=1)
+            await publish(broker, range(1, 3), pool="gpu")
+            await receiver.received(1)
+
+            began = time.monotonic()
+            await broker.defer(receiver.deliveries[0], 2.6)
+            await receiver.received(2)  # and the consumer has no room
+            await holds(broker, 1, TASKS)
+            await holds(broker, 2, TASKS)
+
+            assert time.monotonic() - began >= 2.5
+            receiver.deliveries[1].ack()
+            assert await receiver.received(3) == [1, 2, 1]
+
 
 class TestRefused:
     async def test_a_queue_that_refuses_gets_the_message_when_it_has_room(
@@ -261,12 +279,29 @@ class TestGivenUpByTheServer:
                     await each.remove()
             assert await letters(broker) == []
 
+    async def test_one_that_was_deferred_before_is_not_taken_for_expired(self, amqp_url: str) -> None:
+        async with connected(amqp_url) as broker:
+            await broker.declare(1, ["gpu"])
+            receiver = Receiver()
+            subscription = await broker.consume(TASKS, receiver)
+            await broker.publish(message(1), pool="gpu")
+            await receiver.received(1)
+            await broker.defer(receiver.deliveries[0], 0.1)
+            await subscription.close()
+            await asyncio.to_thread(functools.partial(_refuse, amqp_url, topology.DELIVERY_LIMIT + 1, TASKS))
 
-def _refuse(url: str, times: int) -> None:
-    """Take the mailbox's message and give it back, again and again."""
+            async with asyncio.timeout(10):
+                while not (found := await letters(broker, "gpu")):
+                    await asyncio.sleep(0.05)
+
+            assert [(each.reason, TASKS in each.error) for each in found] == [("DELIVERY_LIMIT", True)]
+
+
+def _refuse(url: str, times: int, queue: str = QUEUE) -> None:
+    """Take the queue's message and give it back, again and again."""
     with raw_amqp.channel(url) as channel:
         channel.basic_qos(prefetch_count=1)
-        for count, (method, _, _) in enumerate(channel.consume(QUEUE, inactivity_timeout=5), start=1):
+        for count, (method, _, _) in enumerate(channel.consume(queue, inactivity_timeout=5), start=1):
             assert method is not None, "it was given up too early"
             channel.basic_nack(method.delivery_tag or 0)
             if count == times:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troupe.broker.rabbitmq.ladder import NEAR, RUNGS, STEPS, repeats, rung
+from troupe.broker.rabbitmq.ladder import NEAR, RUNGS, STEPS, left, rung
 from troupe.broker.retry import RetryPolicy
 
 
@@ -24,12 +24,12 @@ def test_a_longer_delay_has_no_lower_rung(one: float, other: float) -> None:
 
 @given(st.floats(0.001, 100.0))
 def test_rungs_add_up_to_the_delay(delay: float) -> None:
-    waited, left = 0.0, delay
-    while repeats(left):
-        waited += rung(left) / 1_000
-        left = delay - waited
-    assert left > NEAR or delay <= NEAR
-    assert abs(delay - waited - rung(left) / 1_000) <= max(0.09 * left, 0.2 * left, RUNGS[0] / 1_000)
+    waited, rest = 0.0, delay
+    while left(rest):
+        waited += rung(rest) / 1_000
+        rest = left(rest)
+    assert rest > NEAR or delay <= NEAR
+    assert abs(delay - waited - rung(rest) / 1_000) <= max(0.09 * rest, 0.2 * rest, RUNGS[0] / 1_000)
 
 
 @pytest.mark.parametrize("failures", range(1, len(STEPS) + 1))

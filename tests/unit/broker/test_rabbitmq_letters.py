@@ -51,6 +51,20 @@ def test_what_the_server_gave_up_is_read_from_its_body_and_its_death() -> None:
     assert "troupe.v1.mailbox.0" in found.error
 
 
+def test_what_the_server_gave_up_after_a_delay_says_why_it_was_given_up() -> None:
+    delay = {"reason": "expired", "queue": "troupe.v1.delay.100", "time": BORN, "count": 1}
+    headers = {
+        "x-death": [{**delay, "reason": "delivery_limit", "queue": "troupe.v1.task.gpu"}, delay],
+        "x-first-death-reason": "expired",
+        "x-first-death-queue": "troupe.v1.delay.100",
+    }
+
+    found = letters.read("gpu", b"", headers, None, 9.0)
+
+    assert found.reason == "DELIVERY_LIMIT"
+    assert "troupe.v1.task.gpu" in found.error
+
+
 def test_what_the_server_gave_up_is_the_same_letter_at_each_look() -> None:
     looks = [letters.read("agents", b"\xff", {**BY_SERVER, "x-delivery-count": count}, None, 9.0) for count in (0, 1)]
 

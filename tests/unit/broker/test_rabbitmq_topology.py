@@ -22,7 +22,7 @@ def test_no_queue_loses_a_message_to_the_default_delivery_limit_of_rabbitmq_4() 
 def test_there_is_a_queue_for_each_shard_pool_and_rung() -> None:
     assert {mailbox(0), mailbox(1), mailbox(2), task_queue("gpu")} <= set(ALL)
     assert {"troupe.v1.dlq.agents", "troupe.v1.dlq.gpu", "troupe.v1.unroutable"} <= set(ALL)
-    assert len(ALL) == 3 + 1 + 2 + 1 + 25
+    assert len(ALL) == 3 + 1 + 2 + 2 + 25
 
 
 def test_mailboxes_have_one_consumer_and_task_queues_any_number() -> None:

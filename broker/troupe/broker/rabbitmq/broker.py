@@ -10,10 +10,9 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, cast
+from typing import Any
 
 import structlog
-from pika import spec
 
 from troupe.broker import metrics
 from troupe.broker.addressing import SessionKey, mailbox, task_queue
@@ -32,12 +31,13 @@ from troupe.broker.port import (
     queue_unknown,
     shards_changed,
 )
-from troupe.broker.rabbitmq import ladder, letters, topology, url, wire
+from troupe.broker.rabbitmq import letters, relay, topology, url, wire
 from troupe.broker.rabbitmq.lane import PATIENCE, Lane
 from troupe.broker.rabbitmq.link import Channel, Link
 from troupe.broker.rabbitmq.parcel import Parcel, Route
 from troupe.broker.rabbitmq.publisher import MAX_BODY, WINDOW, Publisher
 from troupe.broker.rabbitmq.reading import reading
+from troupe.broker.rabbitmq.relay import Relay
 from troupe.broker.rabbitmq.rescue import Rescue
 from troupe.broker.rabbitmq.subscription import Subscribed
 from troupe.broker.spans import sending
@@ -56,9 +56,8 @@ there: it takes the numbers of the new queue's messages for those of the old one
 _DECLARING = 4
 """Channels that declare at once: a quorum queue takes the server a few milliseconds."""
 _SHARDS_CACHED = 16_384
-RESCUED_AT_ONCE = 16
-NOT_BEFORE = "troupe-not-before"
-"""Header: when the message is due, microseconds since the epoch, where one delay was not enough."""
+CARRIED_AT_ONCE = 16
+"""Messages of each of the broker's own queues that this process sends on at once."""
 
 log = structlog.get_logger()
 
@@ -76,7 +75,7 @@ class RabbitmqBroker:
         self._ready: dict[str, int] = {}  # messages that waited in each queue when it was last looked at
         self._asking: Channel | None = None
         self._declaring = asyncio.Lock()
-        self._rescue: Subscribed | None = None
+        self._carrying: dict[str, Subscribed] = {}  # to the broker's own queues
         self._shard_of = functools.lru_cache(_SHARDS_CACHED)(_shard_of)
 
     @staticmethod
@@ -117,10 +116,15 @@ class RabbitmqBroker:
                 else:
                     break
             self._shards, self._pools = shards, wanted
-            if self._rescue is None:
-                rescue = Rescue(self._send_to, self._mend_queue, self._tasks)
-                self._rescue = Subscribed(self._consuming, topology.STRAYS, rescue.handle, RESCUED_AT_ONCE)
-                await self._rescue.begin(self._tasks)
+            rescue = Rescue(self._send_to, self._mend_queue, self._tasks)
+            for queue, handle in (
+                (topology.STRAYS, rescue.handle),
+                (topology.RELAY, Relay(self._send_to, self._tasks).handle),
+            ):
+                if queue.name not in self._carrying:
+                    carrying = Subscribed(self._consuming, queue, handle, CARRIED_AT_ONCE)
+                    await carrying.begin(self._tasks)
+                    self._carrying[queue.name] = carrying
 
     async def publish(self, envelope: Envelope, pool: str = "") -> None:
         route = self._route(envelope, pool)
@@ -140,12 +144,9 @@ class RabbitmqBroker:
         consumers = self._subscriptions.setdefault(queue, [])
         if consumers and declaration.single:
             raise FailedPrecondition("MAILBOX_CONSUMED", f"{queue} has a consumer already")
-
-        def handle(delivery: Delivery, _: spec.Basic.Deliver, properties: spec.BasicProperties) -> None:
-            if declaration.single or not self._defer_early(delivery, properties):
-                handler(delivery)
-
-        subscription = Subscribed(self._consuming, declaration, handle, prefetch, self._forget)
+        subscription = Subscribed(
+            self._consuming, declaration, lambda delivery, *_: handler(delivery), prefetch, self._forget
+        )
         consumers.append(subscription)
         if len(consumers) == 1:
             metrics.show_queue(queue, lambda: self._known_depth(queue), lambda: self._oldest(queue), time.time)
@@ -155,8 +156,9 @@ class RabbitmqBroker:
     async def defer(self, delivery: Delivery, delay: float) -> None:
         check_deferral(delivery, delay)
         attempt, body = retried(delivery.body)
-        await self._wait(delivery, body, time.time() + delay)
+        await relay.defer(self._send_to, delivery.queue, body, delay)
         metrics.deferred(attempt)
+        delivery.ack()
 
     async def dead_letter(self, letter: DeadLetter) -> None:
         await self._send_to(topology.DEAD, letter.pool, letter.body, letters.headers(letter), letter.id)
@@ -224,27 +226,6 @@ class RabbitmqBroker:
         if route is None:
             route = self._routes[exchange, key] = Route(exchange, key)
         return route
-
-    def _defer_early(self, delivery: Delivery, properties: spec.BasicProperties) -> bool:
-        """Send a message that is not due yet back to wait; whether it was one."""
-        due = cast(int, (properties.headers or {}).get(NOT_BEFORE, 0)) / 1e6
-        if due - time.time() <= ladder.NEAR:
-            return False
-        self._tasks.create_task(self._wait_again(delivery, due))
-        return True
-
-    async def _wait_again(self, delivery: Delivery, due: float) -> None:
-        try:
-            await self._wait(delivery, delivery.body, due)
-        except TroupeError as error:  # it stays unacked, and comes again with the next connection
-            log.warning("a message cannot be deferred", queue=delivery.queue, error=str(error))
-
-    async def _wait(self, delivery: Delivery, body: bytes, due: float) -> None:
-        """Send it by way of the delay queue that is nearest to what is left, then ack."""
-        delay = due - time.time()
-        headers = {NOT_BEFORE: int(due * 1e6)} if ladder.repeats(delay) else {}
-        await self._send_to(topology.delay_queue(ladder.rung(delay)).name, delivery.queue, body, headers)
-        delivery.ack()
 
     # Topology
 
@@ -317,7 +298,8 @@ class RabbitmqBroker:
         and then the mailbox is served."""
         while True:
             await asyncio.sleep(PROBE)
-            for queue, consumers in list(self._subscriptions.items()):
+            carrying = {queue: [each] for queue, each in self._carrying.items()}
+            for queue, consumers in [*self._subscriptions.items(), *carrying.items()]:
                 if not consumers:
                     continue
                 try:
@@ -331,8 +313,7 @@ class RabbitmqBroker:
     async def _close(self) -> None:
         await self._publisher.drain(DRAIN)
         subscriptions = [each for consumers in self._subscriptions.values() for each in consumers]
-        if self._rescue is not None:
-            subscriptions.append(self._rescue)
+        subscriptions += self._carrying.values()
         if subscriptions:
             await asyncio.wait([asyncio.ensure_future(each.close()) for each in subscriptions])
 

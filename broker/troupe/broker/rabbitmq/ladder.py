@@ -9,7 +9,7 @@ SPREADS = (80, 90, 100, 110, 120)
 RUNGS = tuple(step * spread // 100 for step in STEPS for spread in SPREADS)
 """Milliseconds, growing."""
 NEAR = RUNGS[0] / 2_000
-"""Seconds. What is due sooner than this is due now: no rung brings it nearer."""
+"""Seconds. What is left of a delay, where it is less, is not waited for: no rung brings it nearer."""
 
 _BOUNDS = (88, 96, 104, 112)
 """Percent of a step, between its spreads. A delay spread evenly over 80 to 120 % meets each of the five as often:
@@ -22,11 +22,12 @@ _EDGES = tuple(
 
 
 def rung(delay: float) -> int:
-    """The rung for `delay` seconds, in milliseconds: within 8 % of it, or the nearest. A longer delay than the longest
-    takes that first, and what is left when it comes back."""
+    """The rung for `delay` seconds, in milliseconds: within 8 % of it, or the nearest."""
     return RUNGS[bisect_right(_EDGES, delay * 1_000)]
 
 
-def repeats(delay: float) -> bool:
-    """Whether one rung is not enough for `delay` seconds."""
-    return delay - RUNGS[-1] / 1_000 > NEAR
+def left(delay: float) -> float:
+    """Seconds to wait once more after the rung for `delay` seconds; 0 where that is enough. A delay longer than the
+    longest rung takes that first."""
+    rest = delay - RUNGS[-1] / 1_000
+    return rest if rest > NEAR else 0.0

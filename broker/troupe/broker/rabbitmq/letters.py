@@ -48,10 +48,11 @@ def read(pool: str, body: bytes, found: Mapping[str, object], message_id: str | 
 def _of_server(pool: str, body: bytes, found: Mapping[str, object], published: float) -> DeadLetter:
     deaths = found.get("x-death")
     death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
-    why = _text(found.get("x-first-death-reason") or death.get("reason")) or "unknown"
+    # The latest death comes first in the list. That of a message that was deferred before is its delay's end.
+    why = _text(death.get("reason") or found.get("x-first-death-reason")) or "unknown"
     at = death.get("time")
     when = at.replace(tzinfo=UTC).timestamp() if isinstance(at, datetime) else published
-    queue = _text(found.get("x-first-death-queue") or death.get("queue"))
+    queue = _text(death.get("queue") or found.get("x-first-death-queue"))
     message, session, trace = _named(body)
     return DeadLetter(
         id=_id(when, body),

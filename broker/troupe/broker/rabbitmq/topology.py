@@ -68,9 +68,15 @@ STRAYS = Queue(UNROUTABLE, ((UNROUTABLE, ""),), {"x-delivery-limit": NO_LIMIT})
 """Holds what had no queue, until somebody declares that and sends it there."""
 
 
+_RELAY = PREFIX + "relay"
+RELAY = Queue(_RELAY, ((IN, _RELAY), (WORK, _RELAY)), {"x-delivery-limit": NO_LIMIT})
+"""Where messages come back to whose delay one delay queue does not cover: none of them waits behind a pool's work."""
+
+
 def queues(shards: int, pools: Sequence[str] = ()) -> Iterator[Queue]:
     """All queues of a fleet. Those that others lead to come first."""
     yield STRAYS
+    yield RELAY
     for pool in (AGENTS, *pools):
         yield letter_queue(pool)
     for shard in range(shards):
@@ -121,6 +127,8 @@ def destination(exchange: str, key: str) -> str:
 def found(name: str) -> Queue | None:
     """The declaration of a queue that may have been deleted. None: no fleet has one of that name."""
     kind, _, rest = name.removeprefix(PREFIX).partition(".") if name.startswith(PREFIX) else ("", "", "")
+    if name == RELAY.name:
+        return RELAY
     if kind == "mailbox" and rest.isdecimal():
         return mailbox_queue(int(rest))
     if kind == "task" and rest:
