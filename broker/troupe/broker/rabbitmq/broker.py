@@ -145,7 +145,7 @@ class RabbitmqBroker:
             if declaration.single or not self._defer_early(delivery, properties):
                 handler(delivery)
 
-        subscription = Subscribed(self._consuming, declaration, handle, prefetch, self._forget)
+        subscription = Subscribed(self._consuming, declaration, handle, prefetch, self._forget, plain=handler)
         consumers.append(subscription)
         if len(consumers) == 1:
             metrics.show_queue(queue, lambda: self._known_depth(queue), lambda: self._oldest(queue), time.time)

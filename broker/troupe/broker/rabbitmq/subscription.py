@@ -19,6 +19,7 @@ from troupe.broker.metrics import ACKS, DELIVERIES, REDELIVERIES
 from troupe.broker.port import Delivery
 from troupe.broker.rabbitmq import metrics, wire
 from troupe.broker.rabbitmq.acks import Acks
+from troupe.broker.rabbitmq.incoming import Confirm, Plain
 from troupe.broker.rabbitmq.lane import Lane, pause
 from troupe.broker.rabbitmq.link import CLOSE_TIMEOUT, Channel, Link
 from troupe.broker.rabbitmq.topology import Queue
@@ -32,14 +33,16 @@ _tags = itertools.count(1)
 log = structlog.get_logger()
 
 Handler = Callable[[Delivery, spec.Basic.Deliver, spec.BasicProperties], None]
-"""Gets each delivery, with what the server says of it."""
+"""Gets deliveries, with what the server says of each."""
+PlainHandler = Callable[[Delivery], None]
+"""Gets those of which there is nothing to say; where there is none, they go to the other one too."""
 
 
 class Hold:
     """One channel's deliveries. They are void once it is gone. `number` counts a subscription's channels."""
 
-    def __init__(self, queue: str, number: int, handler: Handler) -> None:
-        self._queue, self._number, self._handler = queue, number, handler
+    def __init__(self, queue: str, number: int, handler: Handler, plain: PlainHandler | None = None) -> None:
+        self._queue, self._number, self._handler, self._plain = queue, number, handler, plain
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._tag, self._prefetch = "", 0
@@ -56,6 +59,8 @@ class Hold:
         channel = self._channel = await Channel.opened(link)
         channel.closed.add_done_callback(self._on_closed)
         channel.raw.add_on_cancel_callback(self._on_cancel)
+        if self._plain is not None:
+            channel.take(partial(self._take, self._plain))
         await channel.declare(queue)
         await self._consume(channel, prefetch)
 
@@ -125,13 +130,16 @@ class Hold:
             counted = cast(int, (properties.headers or {}).get("x-delivery-count", 1))
             redeliveries = int(counted) or 1  # pika's integers are of a type of its own
             REDELIVERIES.inc()
-        published = properties.timestamp / 1e6 if properties.timestamp else time.time()
-        self.unacked[tag] = published
-        delivery = Delivery(
-            body, self._queue, published, redeliveries, partial(self._settle, tag), channel=self._number
-        )
+        self._handler(self._delivery(tag, properties.timestamp, redeliveries, body), method, properties)
+
+    def _take(self, handler: PlainHandler, found: Plain | Confirm) -> None:
+        if isinstance(found, Plain):
+            handler(self._delivery(found.tag, found.published, 0, found.body))
+
+    def _delivery(self, tag: int, timestamp: int | None, redeliveries: int, body: bytes) -> Delivery:
+        published = self.unacked[tag] = timestamp / 1e6 if timestamp else time.time()
         DELIVERIES.inc()
-        self._handler(delivery, method, properties)
+        return Delivery(body, self._queue, published, redeliveries, partial(self._settle, tag), channel=self._number)
 
     def _settle(self, tag: int) -> None:
         if self.unacked.pop(tag, None) is None:
@@ -184,9 +192,10 @@ class Subscribed:
         handler: Handler,
         prefetch: int,
         on_close: Callable[["Subscribed"], None] = lambda _: None,
+        plain: PlainHandler | None = None,
     ) -> None:
         self._lane, self.queue, self._handler, self._prefetch = lane, queue, handler, prefetch
-        self._on_close = on_close
+        self._on_close, self._plain = on_close, plain
         self._hold: Hold | None = None
         self._cancelled = False
         self._task: asyncio.Task[None] | None = None
@@ -248,7 +257,7 @@ class Subscribed:
         failures = 0
         for number in itertools.count():
             link = await self._lane.link()
-            hold = Hold(self.queue.name, number, self._handler)
+            hold = Hold(self.queue.name, number, self._handler, self._plain)
             try:
                 await hold.open(link, self.queue, self._prefetch)
             except FailedPrecondition as error:
