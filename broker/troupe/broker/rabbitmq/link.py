@@ -16,6 +16,7 @@ from pika import exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from troupe.broker.rabbitmq import errors, incoming
+from troupe.broker.rabbitmq.telling import Teller
 from troupe.broker.rabbitmq.topology import Exchange, Queue
 from troupe.chassis.errors import TroupeError
 
@@ -39,6 +40,7 @@ class Link(AsyncioConnection):
         self._tls = parameters.ssl_options is not None
         self.takers: dict[int, Taker] = {}
         """By channel: who gets what `incoming` can read. Where there is none, pika has it."""
+        self.acks = Teller(self.emit)
         super().__init__(
             parameters,
             on_open_callback=lambda _: _settle(self.up, None),
@@ -136,11 +138,6 @@ class Channel:
         await opened
         channel._waiting.discard(opened)
         return channel
-
-    def emit(self, frames: bytes) -> None:
-        """Write frames that are encoded already; nothing where the connection is going."""
-        with contextlib.suppress(exceptions.AMQPError):
-            self._link.emit(frames)
 
     def take(self, taker: Taker) -> None:
         """Hand over what `incoming` can read of this channel, in place of pika's callbacks for it."""
