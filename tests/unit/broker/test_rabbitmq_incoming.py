@@ -1,5 +1,6 @@
 """What is read of a connection without pika's objects: never anything else than pika would read."""
 
+import itertools
 from typing import Literal
 
 import pytest
@@ -9,6 +10,7 @@ from pika import frame, spec
 
 from troupe.broker.rabbitmq import incoming, wire
 from troupe.broker.rabbitmq.incoming import Confirm, Plain
+from troupe.broker.rabbitmq.link import Link
 
 DELIVERY_MODE: Literal[2] = 2
 plain_properties = st.builds(
@@ -92,7 +94,7 @@ def test_of_any_other_message_nothing_is_read(properties: spec.BasicProperties, 
     assert incoming.first(_delivery(3, _deliver(5), properties, *parts), 0) == (None, 0)
 
 
-@pytest.mark.parametrize("parts", [[], [b"two ", b"frames"]])
+@pytest.mark.parametrize("parts", [[], [b"two ", b"frames"], 2 * [20 * bytes([wire.END])]])
 def test_a_body_in_no_frame_or_several_is_not_read(parts: list[bytes]) -> None:
     assert incoming.first(_delivery(3, _deliver(5), PLAIN, *parts), 0)[0] is None
 
@@ -106,10 +108,13 @@ def test_any_other_method_is_not_read(method: spec.Basic.Nack | spec.Basic.Retur
     assert incoming.first(frame.Method(3, method).marshal(), 0) == (None, 0)
 
 
-@given(st.integers(0, 200), st.integers(0, 255))
+@given(st.integers(0), st.integers(0, 255))
 def test_a_byte_that_is_wrong_is_read_as_pika_reads_it_or_not_at_all(at: int, byte: int) -> None:
+    method = frame.Method(3, _deliver(5)).marshal()
     written = bytearray(_delivery(3, _deliver(5), PLAIN, b"body" * 20))
-    written[at % len(written)] = byte
+    # All but the names, which nobody reads here.
+    places = [*range(11), *range(len(method) - 1, len(written))]
+    written[places[at % len(places)]] = byte
 
     found, end = incoming.first(bytes(written), 0)
 
@@ -145,3 +150,61 @@ def test_a_message_as_it_is_published_comes_as_a_plain_delivery() -> None:
     method = frame.Method(wire.CHANNEL, _deliver(5)).marshal()
 
     assert incoming.first(method + published, 0)[0] == Plain(wire.CHANNEL, 5, 1_234_567, b"body")
+
+
+class _Reading(Link):
+    """A connection without a server: what comes, in its order, by whomever it was read."""
+
+    def __init__(self, taken: int) -> None:
+        self._frame_buffer, self.bytes_received = b"", 0
+        self.takers = {taken: self._take}
+        self.read: list[tuple[int, bytes]] = []
+        self.by_pika = 0
+
+    def come(self, data: bytes) -> None:
+        self._on_data_available(data)  # type: ignore[attr-defined]
+
+    def _take(self, found: Plain | Confirm) -> None:
+        assert isinstance(found, Plain)
+        self.read.append((found.tag, found.body))
+
+    def _process_frame(self, found: object) -> None:
+        if isinstance(found, frame.Method):
+            self.read.append((found.method.delivery_tag, b""))
+            self.by_pika += 1
+        elif isinstance(found, frame.Body):
+            tag, body = self.read[-1]
+            self.read[-1] = tag, body + found.fragment
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([3, 4]), st.booleans(), st.integers(1, 60), st.integers(1, 2)), max_size=12),
+    st.lists(st.integers(1, 300), min_size=1, max_size=8),
+)
+def test_whatever_comes_in_whatever_pieces_is_read_once_and_in_order(
+    messages: list[tuple[int, bool, int, int]], pieces: list[int]
+) -> None:
+    sent, expected = b"", []
+    for tag, (channel, again, size, parts) in enumerate(messages, 1):
+        sent += _delivery(channel, _deliver(tag, again=again), PLAIN, *[bytes([tag]) * size] * parts)
+        expected.append((tag, bytes([tag]) * size * parts))
+    reading, rest, turns = _Reading(taken=3), sent, itertools.cycle(pieces)
+
+    while rest:
+        piece = next(turns)
+        reading.come(rest[:piece])
+        rest = rest[piece:]
+
+    assert reading.read == expected
+    assert reading.bytes_received == len(sent), "pika tells by it that the server lives"
+
+
+def test_pika_does_not_see_what_is_taken() -> None:
+    reading = _Reading(taken=3)
+    one = _delivery(3, _deliver(1), PLAIN, b"one")
+
+    for piece in (one, one + one[:-1], one[-1:]):
+        reading.come(piece)
+
+    assert len(reading.read) == 3
+    assert reading.by_pika == 0
