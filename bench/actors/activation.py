@@ -49,4 +49,4 @@ def waited(status: MessageStatus) -> float:
 
 if __name__ == "__main__":
     logs.configure("json", "warning", service="bench")
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    runtime.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))

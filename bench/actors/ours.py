@@ -36,4 +36,4 @@ async def main(seconds: float, callers: int) -> None:
 
 if __name__ == "__main__":
     logs.configure("json", "warning", service="bench")
-    asyncio.run(main(float(sys.argv[1]), int(sys.argv[2])))
+    runtime.run(main(float(sys.argv[1]), int(sys.argv[2])))

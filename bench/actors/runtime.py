@@ -1,14 +1,16 @@
 """A worker's runtime in this process without gRPC: its gateway, its host, and back ends behind URLs."""
 
 import contextlib
+import gc
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from bench.actors.counter import Counter
 from troupe.broker import connect as brokers
 from troupe.broker.addressing import SessionKey
 from troupe.broker.port import Broker
 from troupe.broker.retry import RetryPolicy
+from troupe.chassis import lifecycle
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.dataplane.actors.host import Host
 from troupe.dataplane.actors.hub import Hub
@@ -34,6 +36,17 @@ SHARDS = 128
 
 MAX_HOT = 20_000
 """Sessions in memory at most: more than any of these benchmarks has."""
+
+
+def run(work: Awaitable[None]) -> None:
+    """Run it as a worker's process runs: on a loop of its own, with the garbage collector as a service sets it."""
+
+    async def main(_: lifecycle.Stop) -> int:
+        await work
+        return 0
+
+    gc.freeze()  # as `lifecycle.importing` does
+    lifecycle.run(main)
 
 
 @contextlib.asynccontextmanager

@@ -23,6 +23,7 @@ from pika.spec import Basic
 from redis.asyncio import Connection
 from redis.asyncio.connection import parse_url
 
+from bench.actors import runtime
 from bench.turns.messages import OTHER, SHARDS, WORKED, sessions
 from bench.turns.ours import fill
 from troupe.broker import connect as brokers
@@ -212,4 +213,4 @@ async def main(broker_url: str, state_url: str, messages: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    runtime.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -65,4 +65,4 @@ async def main(broker_url: str, state_url: str, messages: int) -> None:
 
 if __name__ == "__main__":
     logs.configure("json", "warning", service="bench")
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    runtime.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -12,9 +12,10 @@ from types import FrameType
 from typing import Any, Literal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-YOUNG = 5_000
-"""Objects more than there were at which the garbage collector looks at young ones: what the calls and turns of a busy
-service hold at a time is not garbage, and Python's 700 would have it looked at for every few of them."""
+YOUNG = 20_000
+"""Objects more than there were at which the garbage collector looks at young ones: half a millisecond. What the calls
+and turns of a busy service hold at a time is as much and no garbage (a turn leaves no cycle), and Python's 700 would
+have it looked at for every few of them."""
 AT_ONCE = 130
 """Exit status after the second signal: that of a process that SIGINT ended."""
 

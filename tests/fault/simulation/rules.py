@@ -274,7 +274,7 @@ def suspending_without_a_look() -> AbstractContextManager[Any]:
 
     def blind(entry: Entry, found: rules.Found, *, pending: bool) -> Suspending:
         outlook = suspending(entry, found, pending=pending)
-        return Suspending.PLACED if outlook is Suspending.GOES_ON else outlook
+        return Suspending.PLACED if outlook in (Suspending.GOES_ON, Suspending.RUNS_ON) else outlook
 
     return mock.patch.object(rules, "suspending", blind)
 

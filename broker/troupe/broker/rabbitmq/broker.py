@@ -41,6 +41,7 @@ from troupe.broker.rabbitmq.relay import Relay
 from troupe.broker.rabbitmq.rescue import Rescue
 from troupe.broker.rabbitmq.subscription import Subscribed
 from troupe.broker.spans import sending
+from troupe.chassis import tracing
 from troupe.chassis.background import background
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, TroupeError, Unavailable
 from troupe.v1.envelope_pb2 import Envelope, SessionRef
@@ -145,7 +146,12 @@ class RabbitmqBroker:
         if consumers and declaration.single:
             raise FailedPrecondition("MAILBOX_CONSUMED", f"{queue} has a consumer already")
         subscription = Subscribed(
-            self._consuming, declaration, lambda delivery, *_: handler(delivery), prefetch, self._forget
+            self._consuming,
+            declaration,
+            lambda delivery, *_: handler(delivery),
+            prefetch,
+            self._forget,
+            plain=handler,
         )
         consumers.append(subscription)
         if len(consumers) == 1:
@@ -197,13 +203,13 @@ class RabbitmqBroker:
         results: list[TroupeError | None] = [None] * len(envelopes)
         parcels: list[Parcel] = []
         batch = self._publisher.batch(0)
-        published = time.time_ns() // 1_000
+        published, traced = time.time_ns() // 1_000, tracing.recording()
         with contextlib.ExitStack() as spans:
             for index, envelope in enumerate(envelopes):
                 try:
                     route = self._route(envelope, pool)
-                    body = _body(spans.enter_context(sending(envelope, route.key)))
-                    parcels.append(Parcel(route, body, None, published, batch))
+                    named = spans.enter_context(sending(envelope, route.key)) if traced else envelope
+                    parcels.append(Parcel(route, _body(named), None, published, batch))
                 except TroupeError as error:
                     results[index] = error
             if parcels:

@@ -15,7 +15,8 @@ from pika import channel as pika_channel
 from pika import exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 
-from troupe.broker.rabbitmq import errors
+from troupe.broker.rabbitmq import errors, incoming
+from troupe.broker.rabbitmq.telling import Teller
 from troupe.broker.rabbitmq.topology import Exchange, Queue
 from troupe.chassis.errors import TroupeError
 
@@ -23,6 +24,9 @@ CLOSE_TIMEOUT = 2.0
 """Seconds for the server to take leave."""
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+Taker = Callable[[incoming.Plain | incoming.Confirm], None]
 
 
 class Link(AsyncioConnection):
@@ -34,6 +38,9 @@ class Link(AsyncioConnection):
         self.down: asyncio.Future[TroupeError] = loop.create_future()
         self._where = f"{parameters.host}:{parameters.port}"
         self._tls = parameters.ssl_options is not None
+        self.takers: dict[int, Taker] = {}
+        """By channel: who gets what `incoming` can read. Where there is none, pika has it."""
+        self.acks = Teller(self.emit)
         super().__init__(
             parameters,
             on_open_callback=lambda _: _settle(self.up, None),
@@ -79,6 +86,24 @@ class Link(AsyncioConnection):
             self.abort()
             raise
 
+    def _read_frame(self) -> tuple[int, Any]:
+        """pika asks for the next frame. What stands before it is handed over, once all of that is read: a taker may do
+        with the connection what it likes."""
+        buffer: bytes = self._frame_buffer  # type: ignore[attr-defined]  # no public way sees a frame before its callbacks
+        found, at = [], 0
+        while True:
+            one, end = incoming.first(buffer, at)
+            if one is None or one.channel not in self.takers:
+                break
+            found.append(one)
+            at = end
+        if found:
+            self._trim_frame_buffer(at)  # type: ignore[attr-defined]
+            for each in found:
+                if (taker := self.takers.get(each.channel)) is not None:
+                    taker(each)
+        return super()._read_frame() if end <= len(buffer) else (0, None)  # type: ignore[misc]
+
     def _refused(self, _link: object, reason: BaseException) -> None:
         error = errors.refused(reason, self._where, tls=self._tls)
         if not self.up.done():
@@ -114,10 +139,9 @@ class Channel:
         channel._waiting.discard(opened)
         return channel
 
-    def emit(self, frames: bytes) -> None:
-        """Write frames that are encoded already; nothing where the connection is going."""
-        with contextlib.suppress(exceptions.AMQPError):
-            self._link.emit(frames)
+    def take(self, taker: Taker) -> None:
+        """Hand over what `incoming` can read of this channel, in place of pika's callbacks for it."""
+        self._link.takers[self.raw.channel_number] = taker
 
     async def call(self, method: Callable[..., object], /, *arguments: object, **named: object) -> Any:
         """Call one of `raw`'s methods that take a callback, and await what the server answers. Raises what
@@ -179,6 +203,7 @@ class Channel:
         await asyncio.shield(self.closed)
 
     def _on_closed(self, _channel: object, reason: BaseException) -> None:
+        self._link.takers.pop(self.raw.channel_number, None)
         _settle(self.closed, errors.closed(reason))
         for answer in self._waiting:
             if not answer.done():

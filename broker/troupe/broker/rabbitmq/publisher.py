@@ -20,6 +20,7 @@ from pika.frame import Method
 
 from troupe.broker.metrics import NACKS, RETURNS
 from troupe.broker.rabbitmq import metrics, wire
+from troupe.broker.rabbitmq.incoming import Confirm, Plain
 from troupe.broker.rabbitmq.lane import Lane, pause
 from troupe.broker.rabbitmq.link import Channel, Link
 from troupe.broker.rabbitmq.parcel import Batch, Parcel, Route
@@ -124,6 +125,7 @@ class Publisher:
         channel = await Channel.opened(link, wire.CHANNEL)
         channel.raw.add_on_return_callback(self._on_return)
         await channel.call(channel.raw.confirm_delivery, self._on_confirm)
+        channel.take(self._take)
         link.add_on_connection_blocked_callback(lambda *_: self._on_blocked())
         link.add_on_connection_unblocked_callback(lambda *_: self._on_unblocked())
         self._frame_max = link.params.frame_max
@@ -211,30 +213,42 @@ class Publisher:
 
     def _on_confirm(self, frame: "Method[spec.Basic.Ack | spec.Basic.Nack]") -> None:
         method = frame.method
-        tag, flight = method.delivery_tag, self._flight
-        if method.multiple:
-            tags = []
-            for sent in flight:
-                if sent > tag:
-                    break
-                tags.append(sent)
-            parcels = [flight.pop(sent) for sent in tags]
-        else:
-            parcels = [flight.pop(tag)] if tag in flight else []
         if isinstance(method, spec.Basic.Ack):
-            for parcel in parcels:
-                if parcel.returned:
-                    self._bounced(parcel)
-                else:
-                    parcel.route.failures = 0
-                    parcel.settle(None)
-        else:
-            NACKS.inc(len(parcels))
-            for parcel in parcels:
-                parcel.unsure = True
-                self._hold(parcel)
+            self._confirmed(method.delivery_tag, multiple=method.multiple)
+            return
+        parcels = self._landed(method.delivery_tag, multiple=method.multiple)
+        NACKS.inc(len(parcels))
+        for parcel in parcels:
+            parcel.unsure = True
+            self._hold(parcel)
         if self._backlog and self._link is not None:
             self._pump()
+
+    def _take(self, found: Plain | Confirm) -> None:
+        if isinstance(found, Confirm):
+            self._confirmed(found.tag, multiple=found.multiple)
+
+    def _confirmed(self, tag: int, *, multiple: bool) -> None:
+        for parcel in self._landed(tag, multiple=multiple):
+            if parcel.returned:
+                self._bounced(parcel)
+            else:
+                parcel.route.failures = 0
+                parcel.settle(None)
+        if self._backlog and self._link is not None:
+            self._pump()
+
+    def _landed(self, tag: int, *, multiple: bool) -> list[Parcel]:
+        """Those that are not in flight any more."""
+        flight = self._flight
+        if not multiple:
+            return [flight.pop(tag)] if tag in flight else []
+        tags = []
+        for sent in flight:
+            if sent > tag:
+                break
+            tags.append(sent)
+        return [flight.pop(sent) for sent in tags]
 
     def _on_return(
         self, _channel: object, method: spec.Basic.Return, _properties: spec.BasicProperties, body: bytes

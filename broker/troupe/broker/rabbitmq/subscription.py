@@ -19,34 +19,34 @@ from troupe.broker.metrics import ACKS, DELIVERIES, REDELIVERIES
 from troupe.broker.port import Delivery
 from troupe.broker.rabbitmq import metrics, wire
 from troupe.broker.rabbitmq.acks import Acks
+from troupe.broker.rabbitmq.incoming import Confirm, Plain
 from troupe.broker.rabbitmq.lane import Lane, pause
 from troupe.broker.rabbitmq.link import CLOSE_TIMEOUT, Channel, Link
+from troupe.broker.rabbitmq.telling import Teller
 from troupe.broker.rabbitmq.topology import Queue
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
-
-ACK_DELAY = 0.01
-"""Seconds that an ack may wait for others while the consumer has more to do. Each ack that is told alone brings one
-delivery, and each of both wakes the loop."""
 
 _tags = itertools.count(1)
 log = structlog.get_logger()
 
 Handler = Callable[[Delivery, spec.Basic.Deliver, spec.BasicProperties], None]
-"""Gets each delivery, with what the server says of it."""
+"""Gets deliveries, with what the server says of each."""
+PlainHandler = Callable[[Delivery], None]
+"""Gets those of which there is nothing to say; where there is none, they go to the other one too."""
 
 
 class Hold:
     """One channel's deliveries. They are void once it is gone. `number` counts a subscription's channels."""
 
-    def __init__(self, queue: str, number: int, handler: Handler) -> None:
-        self._queue, self._number, self._handler = queue, number, handler
+    def __init__(self, queue: str, number: int, handler: Handler, plain: PlainHandler | None = None) -> None:
+        self._queue, self._number, self._handler, self._plain = queue, number, handler, plain
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
+        self._teller: Teller | None = None
         self._tag, self._prefetch = "", 0
         self._changing, self._news = asyncio.Lock(), asyncio.Event()
         self._cancelled = False
         self._acks = Acks()
-        self._telling: asyncio.TimerHandle | None = None
         self.unacked: dict[int, float] = {}
         """When each was published, by delivery tag, so oldest first."""
         self.ended: asyncio.Future[TroupeError] = self._loop.create_future()
@@ -54,8 +54,11 @@ class Hold:
     async def open(self, link: Link, queue: Queue, prefetch: int) -> None:
         """Begin to consume. Raises Unavailable and what `Channel.declare` does."""
         channel = self._channel = await Channel.opened(link)
+        self._teller = link.acks
         channel.closed.add_done_callback(self._on_closed)
         channel.raw.add_on_cancel_callback(self._on_cancel)
+        if self._plain is not None:
+            channel.take(partial(self._take, self._plain))
         await channel.declare(queue)
         await self._consume(channel, prefetch)
 
@@ -94,7 +97,8 @@ class Hold:
 
     async def close(self) -> None:
         """Give back what is unacked."""
-        self._flush()
+        if self._teller is not None:
+            self._teller.tell()
         self.unacked.clear()
         if self._channel is not None and not self._channel.closed.done():
             with contextlib.suppress(TimeoutError):
@@ -125,41 +129,37 @@ class Hold:
             counted = cast(int, (properties.headers or {}).get("x-delivery-count", 1))
             redeliveries = int(counted) or 1  # pika's integers are of a type of its own
             REDELIVERIES.inc()
-        published = properties.timestamp / 1e6 if properties.timestamp else time.time()
-        self.unacked[tag] = published
-        delivery = Delivery(
-            body, self._queue, published, redeliveries, partial(self._settle, tag), channel=self._number
-        )
+        self._handler(self._delivery(tag, properties.timestamp, redeliveries, body), method, properties)
+
+    def _take(self, handler: PlainHandler, found: Plain | Confirm) -> None:
+        if isinstance(found, Plain):
+            handler(self._delivery(found.tag, found.published, 0, found.body))
+
+    def _delivery(self, tag: int, timestamp: int | None, redeliveries: int, body: bytes) -> Delivery:
+        published = self.unacked[tag] = timestamp / 1e6 if timestamp else time.time()
         DELIVERIES.inc()
-        self._handler(delivery, method, properties)
+        return Delivery(body, self._queue, published, redeliveries, partial(self._settle, tag), channel=self._number)
 
     def _settle(self, tag: int) -> None:
         if self.unacked.pop(tag, None) is None:
             return
         fresh = self._acks.add(tag)
-        if fresh == 1:
-            self._telling = self._loop.call_later(ACK_DELAY, self._flush)
-        if len(self.unacked) <= fresh and self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
-            self._loop.call_soon(self._flush)
+        if self._teller is not None:
+            # The server stops at the prefetch; before half of it is acked it need not know.
+            self._teller.owe(self._acked, at_once=2 * fresh >= self._prefetch)
         self._news.set()
 
-    def _flush(self) -> None:
-        """Tell the server of all that was acked."""
-        if self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
-        if self._channel is None:
-            return
+    def _acked(self) -> bytes:
+        """What is to be said of all that was acked since."""
         count, up_to, single = self._acks.take()
         ACKS.inc(count)
+        # A channel that is gone has none of them unacked any more.
+        if self._channel is None or not self._channel.raw.is_open:
+            return b""
         number = self._channel.raw.channel_number
         frames = [wire.ack(number, up_to, multiple=True)] if up_to else []
         frames += (wire.ack(number, tag, multiple=False) for tag in single)
-        # A channel that is gone has none of them unacked any more.
-        if frames and self._channel.raw.is_open:
-            self._channel.emit(b"".join(frames))
+        return b"".join(frames)
 
     def _on_cancel(self, frame: "Method[spec.Basic.Cancel]") -> None:
         self._end(Unavailable("CONSUMER_CANCELLED", f"RabbitMQ cancelled the consumer of {self._queue}"))
@@ -184,9 +184,10 @@ class Subscribed:
         handler: Handler,
         prefetch: int,
         on_close: Callable[["Subscribed"], None] = lambda _: None,
+        plain: PlainHandler | None = None,
     ) -> None:
         self._lane, self.queue, self._handler, self._prefetch = lane, queue, handler, prefetch
-        self._on_close = on_close
+        self._on_close, self._plain = on_close, plain
         self._hold: Hold | None = None
         self._cancelled = False
         self._task: asyncio.Task[None] | None = None
@@ -248,7 +249,7 @@ class Subscribed:
         failures = 0
         for number in itertools.count():
             link = await self._lane.link()
-            hold = Hold(self.queue.name, number, self._handler)
+            hold = Hold(self.queue.name, number, self._handler, self._plain)
             try:
                 await hold.open(link, self.queue, self._prefetch)
             except FailedPrecondition as error:

@@ -13,12 +13,13 @@ CHANNEL = 1
 """The number of the channel that publishes."""
 
 _PERSISTENT: Literal[2] = 2
-_FLAGS = spec.BasicProperties.FLAG_DELIVERY_MODE | spec.BasicProperties.FLAG_TIMESTAMP
-_END = bytes([spec.FRAME_END])
+FLAGS = spec.BasicProperties.FLAG_DELIVERY_MODE | spec.BasicProperties.FLAG_TIMESTAMP
+END = spec.FRAME_END
+_END = bytes([END])
 # Header frame: type, channel, size; class, weight, size of the body, flags, delivery mode, timestamp; end. Then the
 # head of the body frame: type, channel, size.
-_PLAIN = struct.Struct(">BHIHHQHBQBBHI")
-_PLAIN_SIZE = 2 + 2 + 8 + 2 + 1 + 8
+PLAIN = struct.Struct(">BHIHHQHBQBBHI")
+PLAIN_SIZE = 2 + 2 + 8 + 2 + 1 + 8
 _HEAD = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQ")
 # Method frame of an ack: type, channel, size; method, delivery tag, whether all up to it are meant; end.
@@ -44,14 +45,14 @@ def plain(method: bytes, body: bytes, published: int) -> bytes:
     return b"".join(
         (
             method,
-            _PLAIN.pack(
+            PLAIN.pack(
                 spec.FRAME_HEADER,
                 CHANNEL,
-                _PLAIN_SIZE,
+                PLAIN_SIZE,
                 spec.BasicProperties.INDEX,
                 0,
                 size,
-                _FLAGS,
+                FLAGS,
                 _PERSISTENT,
                 published,
                 spec.FRAME_END,

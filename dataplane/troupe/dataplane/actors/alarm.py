@@ -8,12 +8,12 @@ class Alarm:
     """Calls `ring` once, at the earliest time that it was set to."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring = ring
+        self._ring, self._loop = ring, asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, seconds: float) -> None:
         """Ring in so many seconds from now, unless it does sooner."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         at = loop.time() + max(0.0, seconds)
         if self._handle is not None and loop.time() < self._handle.when() <= at:
             return

@@ -63,7 +63,8 @@ class Arrivals:
 
     def sift(self, keep: Callable[[Arrival], bool]) -> None:
         """Drop those that are not to be kept."""
-        self._fresh = deque(arrival for arrival in self._fresh if keep(arrival))
+        if self._fresh:
+            self._fresh = deque(arrival for arrival in self._fresh if keep(arrival))
 
     def oldest(self) -> Arrival | None:
         """Of those that are here, the one that came first."""

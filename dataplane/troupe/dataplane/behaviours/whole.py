@@ -1,13 +1,13 @@
 """Contents are whole for whatever a session runs, and travel by reference everywhere else where they are large."""
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from troupe.broker.retry import RetryPolicy
 from troupe.dataplane.actors.behaviour import Behaviour, Journal, TurnContext, TurnResult
-from troupe.dataplane.blobs.payloads import Payloads
+from troupe.dataplane.blobs.payloads import Payloads, is_large
 from troupe.dataplane.state.control import Promise
 from troupe.v1.envelope_pb2 import Content, Envelope
 from troupe.v1.promise_pb2 import PROMISE_STATE_RESOLVED
@@ -47,13 +47,12 @@ class Whole:
 
     async def run(self, turn: TurnContext) -> TurnResult:
         result = await self.behaviour.run(await self._given(turn))
-        tenant = turn.key.tenant
-        reply = await self.payloads.detached(tenant, result.reply)
-        if reply is result.reply and not (result.replies or result.sends or result.remind):
+        if not any(map(is_large, _said(result))):
             return result
+        tenant = turn.key.tenant
         return replace(
             result,
-            reply=reply,
+            reply=await self.payloads.detached(tenant, result.reply),
             replies=[await self.payloads.detached(tenant, reply) for reply in result.replies],
             sends=[replace(send, content=await self.payloads.detached(tenant, send.content)) for send in result.sends],
             remind=[
@@ -93,6 +92,13 @@ class Whole:
                 if (whole := await self.payloads.inline(tenant, value)) is not value:
                     values[promise.id] = replace(promise, value=whole.SerializeToString())
         return _WholeJournal(journal, values) if values else journal
+
+
+def _said(result: TurnResult) -> Iterator[Content]:
+    yield result.reply
+    yield from result.replies
+    yield from (send.content for send in result.sends)
+    yield from (reminder.content for reminder in result.remind)
 
 
 class _WholeJournal:

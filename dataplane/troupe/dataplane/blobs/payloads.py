@@ -22,10 +22,9 @@ class Payloads:
         """`content` as it travels: the same where that is at most MAX_PAYLOAD bytes, else a reference to what is
         durable when this returns. The same content gives the same reference. Raises InvalidArgument where it
         is larger than MAX_CONTENT, Unavailable."""
-        size = content.ByteSize()
-        if size <= MAX_PAYLOAD:
+        if not is_large(content):
             return content
-        if size > MAX_CONTENT:
+        if (size := content.ByteSize()) > MAX_CONTENT:
             raise InvalidArgument(
                 "PAYLOAD_TOO_LARGE", f"content: {size} bytes are more than the {MAX_CONTENT} that one may have"
             )
@@ -47,6 +46,11 @@ class Payloads:
         whole = Content()
         whole.data.content_type, whole.data.value = blob.content_type, body
         return whole
+
+
+def is_large(content: Content) -> bool:
+    """Whether it travels by reference."""
+    return content.ByteSize() > MAX_PAYLOAD
 
 
 def check_inline(content: Content) -> None:
