@@ -262,7 +262,7 @@ async def test_what_is_not_at_rest_stays_as_it_is(store: StateStore, stands: str
             waits = replace(message, attempts=1, suspended=1.0)
             assert await store.suspend(OWNER, KEY, waits, envelope(message))
             await store.control(KEY, resume())
-            assert not await store.suspend(OWNER, KEY, waits, envelope(message))
+            assert not await store.suspend(OWNER, KEY, waits, envelope(message), runs=True)
         case "is on its way again":
             await die(store)
             await store.redrive(KEY, "m1", number(1, "letter"))

@@ -207,16 +207,20 @@ async def test_a_wait_that_is_over_when_it_is_asked_for_again_runs_on(store: Sta
         waits = await suspended(store, entry(1))
         await store.settle_promise(KEY, settlement(APPROVAL))
 
+    before = await inbox(store)
     assert not await store.suspend(OWNER, KEY, waits, envelope(entry(1)))
+    assert await inbox(store) == before, "nothing runs"
+
+    assert not await store.suspend(OWNER, KEY, waits, envelope(entry(1)), runs=True)
 
     runs = replace(entry(1), attempts=2, running=MARK)
     assert await inbox(store) == [runs]
-    assert not await store.suspend(OWNER, KEY, waits, envelope(entry(1))), "and so it is asked once more"
+    assert not await store.suspend(OWNER, KEY, waits, envelope(entry(1)), runs=True), "and so it is asked once more"
     assert await inbox(store) == [runs]
     # what it does then is its own
     await store.journal(OWNER, KEY, attempt(entry(1), 1), {"next": b""}, starts=True)
     await store.retry(OWNER, KEY, replace(runs, running=None, failures=1), b"")
-    assert await store.suspend(OWNER, KEY, waits, envelope(entry(1))), "late, it changes nothing"
+    assert await store.suspend(OWNER, KEY, waits, envelope(entry(1)), runs=True), "late, it changes nothing"
     assert await inbox(store) == [replace(runs, running=None, failures=1)]
 
 

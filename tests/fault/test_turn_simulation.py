@@ -27,6 +27,7 @@ RARE: Mapping[str, tuple[Kind, int]] = {
     "a take-over ends the turn before": (zombies, 1400),
     "a new owner finds outboxes": (zombies, 70),
     "a KILL stays a KILL": (control, 40),
+    "due by the store's clock": (control, 80),
     **dict.fromkeys(RESTART_OFF, (restarts, 0)),
     "a RESTART looks whether there are more steps": (restarts, 150),
 }

@@ -132,8 +132,9 @@ class ControlScripts(SideBySide):
         index=indexes,
         names=st.sampled_from([set[str](), {"p"}, {"p", "q"}, {"unknown"}]),
         begins=st.booleans(),
+        runs=st.booleans(),
     )
-    def suspend(self, asker: Asker, key: SessionKey, index: int, names: set[str], begins: bool) -> None:
+    def suspend(self, asker: Asker, key: SessionKey, index: int, names: set[str], begins: bool, runs: bool) -> None:
         entry = self.waiting(key, index)
         owner = self.owner(asker, entry)
         stood = self.standing(key, entry.number)
@@ -147,7 +148,10 @@ class ControlScripts(SideBySide):
         )
         marked = stood is not None and stood.running == owner.mark
         answer = self.run(
-            lambda store: store.suspend(owner, key, entry, b"suspended"), owner, marked=marked, body=b"suspended"
+            lambda store: store.suspend(owner, key, entry, b"suspended", runs=runs),
+            owner,
+            marked=marked,
+            body=b"suspended",
         )
         waits = self.standing(key, entry.number)
         if answer is True and waits is not None and waits != stood:

@@ -69,9 +69,12 @@ class RemoteStore:
             ),
         )
 
-    async def suspend(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> bool:
+    async def suspend(
+        self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, runs: bool = False
+    ) -> bool:
         return await self._link.call(
-            f"suspend {entry.message_id} {entry.awaits}", lambda: self._store.suspend(owner, key, entry, envelope)
+            f"suspend {entry.message_id} {entry.awaits}",
+            lambda: self._store.suspend(owner, key, entry, envelope, runs=runs),
         )
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:

@@ -272,8 +272,8 @@ def suspending_without_a_look() -> AbstractContextManager[Any]:
     """A turn waits, whether the promise is settled or the PAUSE lifted meanwhile or not."""
     suspending = rules.suspending
 
-    def blind(entry: Entry, found: rules.Found, *, pending: bool) -> Suspending:
-        outlook = suspending(entry, found, pending=pending)
+    def blind(entry: Entry, found: rules.Found, *, pending: bool, runs: bool) -> Suspending:
+        outlook = suspending(entry, found, pending=pending, runs=runs)
         return Suspending.PLACED if outlook in (Suspending.GOES_ON, Suspending.RUNS_ON) else outlook
 
     return mock.patch.object(rules, "suspending", blind)

@@ -239,7 +239,7 @@ class _Settling:
         entry = self._again(self.turn, awaits=awaits, suspended=self.world.clock.now())
         body = self.turn.envelope.SerializeToString()
         if not await self.world.persist(
-            "suspension", lambda: self.world.store.suspend(self.owner, self.key, entry, body)
+            "suspension", lambda: self.world.store.suspend(self.owner, self.key, entry, body, runs=True)
         ):
             return Resumed()
         self.turn.events.suspended(self.turn.promises[promise_id] for promise_id in awaits)

@@ -127,11 +127,13 @@ class MemoryStateStore:
                     session.journals[message_id] = {**kept, **session.journals.get(message_id, {})}
                 session.make(promises)
 
-    async def suspend(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> bool:
+    async def suspend(
+        self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, runs: bool = False
+    ) -> bool:
         with self._owned(owner, key, turn=entry.number) as session:
             pending = all(promises.is_open(session.promises.get(id_)) for id_ in entry.awaits)
             found = session.found(entry.number, entry.message_id)
-            match rules.suspending(entry, found, pending=pending):
+            match rules.suspending(entry, found, pending=pending, runs=runs):
                 case Suspending.GOES_ON:
                     return False
                 case Suspending.RUNS_ON:

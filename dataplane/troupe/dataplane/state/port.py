@@ -222,16 +222,18 @@ class StateStore(Protocol):
         which only a KILL stops what `compensates`."""
         ...
 
-    async def suspend(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> bool:
+    async def suspend(
+        self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, runs: bool = False
+    ) -> bool:
         """Put a message whose attempt ended in a wait at the head of the inbox: for one of the promises in
         `entry.awaits`, or, where there are none, for RESUME. `entry.attempts` counts the attempt that ended; the mark
         goes, no start is held against it, and the session is at rest. Where the number waits already its envelope stays
         the one that it has. The same again, also without an attempt in between, only lays the session to rest.
 
         False where it need not wait: one of the promises is settled or unknown, or no PAUSE stands. Then nothing
-        changed, but that what was laid to rest before, in this attempt, runs on in the next one, under the owner's
-        mark. True without effect when the number is settled, waits as a SKIP, has begun another attempt otherwise, or
-        was put back by `retry` in this one. Raises Fenced, CancelRecorded."""
+        changed; but where its turn `runs` on and was laid to rest before, in this attempt, the next one has begun under
+        the owner's mark. True without effect when the number is settled, waits as a SKIP, has begun another attempt
+        otherwise, or was put back by `retry` in this one. Raises Fenced, CancelRecorded."""
         ...
 
     async def retry(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> None:

@@ -193,19 +193,20 @@ def puts_back(failed: Entry, found: Found) -> bool:
     return found.waits is None or not found.waits.skip
 
 
-def suspending(entry: Entry, found: Found, *, pending: bool) -> Suspending:
-    """`pending`: all promises that the entry awaits are open. Raises CancelRecorded."""
+def suspending(entry: Entry, found: Found, *, pending: bool, runs: bool) -> Suspending:
+    """`pending`: all promises that the entry awaits are open; `runs`: its turn goes on where it need not wait. Raises
+    CancelRecorded."""
     waits = found.waits
     if found.position.place(entry.number.sequence) is Place.SETTLED:
         return Suspending.OVER
-    if waits is not None and _runs_on(waits, entry):
+    if runs and waits is not None and _runs_on(waits, entry):
         return Suspending.GOES_ON
     if waits is not None and (waits.skip or waits.attempts > entry.attempts):
         return Suspending.OVER
     refuse_cancelled(entry.message_id, found.bound, found.fate)
     if not (pending if entry.awaits else found.bound.paused):
         rested = waits is not None and waits.message_id == entry.message_id and has_ended(waits, entry.attempts)
-        return Suspending.RUNS_ON if rested else Suspending.GOES_ON
+        return Suspending.RUNS_ON if runs and rested else Suspending.GOES_ON
     if waits is None or not has_ended(waits, entry.attempts):
         return Suspending.PLACED
     # What was put back otherwise, or is another message, awaits nothing that would take the session from rest.

@@ -142,12 +142,14 @@ class SqliteStateStore:
 
         await self._database.write(script)
 
-    async def suspend(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> bool:
+    async def suspend(
+        self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, runs: bool = False
+    ) -> bool:
         def script(db: sqlite3.Connection) -> bool:
             found, _ = rows.look(db, key, entry.number, entry.message_id)
             rows.admit(db, owner, found.waits)
             pending = all(ends.is_open(controls.promise(db, key, id_)) for id_ in entry.awaits)
-            match rules.suspending(entry, found, pending=pending):
+            match rules.suspending(entry, found, pending=pending, runs=runs):
                 case Suspending.GOES_ON:
                     return False
                 case Suspending.RUNS_ON if found.waits is not None:

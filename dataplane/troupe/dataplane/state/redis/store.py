@@ -131,9 +131,11 @@ class RedisStateStore:
         if reply[0] == b"ENDED":
             raise rules.attempt_ended(attempt)
 
-    async def suspend(self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes) -> bool:
+    async def suspend(
+        self, owner: Owner, key: SessionKey, entry: Entry, envelope: bytes, *, runs: bool = False
+    ) -> bool:
         suspended = rules.suspended(entry)
-        reply = await self._asked(scripts.SUSPEND, owner, key.path, layout.packed(suspended), envelope)
+        reply = await self._asked(scripts.SUSPEND, owner, key.path, layout.packed(suspended), envelope, int(runs))
         _refuse_bound(reply)
         return bool(reply[1])
 

@@ -1,6 +1,6 @@
 -- with: clock fence stream entry bound fate over rest leave inbox found schedule verbs shown promise record first
--- ARGV: the entry, the envelope
-local entry = entry_of(ARGV[4])
+-- ARGV: the entry, the envelope, whether its turn runs on where it need not wait
+local entry, runs = entry_of(ARGV[4]), ARGV[6] == '1'
 local number, id = number_of(entry), entry.message_id
 local waits = waits_under(number)
 local refused = fenced(waits)
@@ -10,7 +10,7 @@ end
 if place(position_of(entry.stream), entry.sequence) == 'SETTLED' then
   return accept(1)
 end
-if waits and waits.instance and waits.attempts == entry.attempts + 1 then
+if runs and waits and waits.instance and waits.attempts == entry.attempts + 1 then
   return accept(0)
 end
 if waits and (waits.skip or waits.attempts > entry.attempts) then
@@ -26,7 +26,7 @@ for _, promise in ipairs(entry.awaits) do
   must_wait = must_wait and is_open(promise_of(promise))
 end
 if not must_wait then
-  if waits and waits.message_id == id and has_ended(waits, entry.attempts) then
+  if runs and waits and waits.message_id == id and has_ended(waits, entry.attempts) then
     look_at_rest()
     wake()
     waits.attempts, waits.epoch, waits.instance = waits.attempts + 1, owner.epoch, owner.instance
