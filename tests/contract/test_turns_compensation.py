@@ -9,6 +9,7 @@ from support.scripted_behaviour import Gate, Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Unavailable
+from troupe.dataplane.actors import handover
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.dataplane.actors.outcome import MAX_STARTS
 from troupe.v1 import turn_pb2
@@ -98,8 +99,10 @@ async def test_a_kill_stops_the_taking_back(backends: Backends, tell: bool) -> N
         await undoing.gate.entered.wait()
         await worker.control("CANCEL", "m")
         await undoing.last.entered.wait()
+        heeded = worker.store_line.calls["verbs"]
         await worker.control("CANCEL", "m")
-        await asyncio.sleep(0.02)
+        await until(lambda: worker.store_line.calls["verbs"] > heeded)
+        await worker.ask("hello", "another")
         assert not undoing.last.left.is_set(), "another CANCEL does not"
         assert await worker.control("KILL", "m", tell=tell) == "APPLIED"
         if not tell:
@@ -209,7 +212,10 @@ async def test_what_kills_its_workers_is_listed_and_not_taken_back(backends: Bac
         assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
 
 
-async def test_a_turn_handed_over_takes_back_under_its_mark(backends: Backends) -> None:
+async def test_a_turn_handed_over_takes_back_under_its_mark(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "LOOK", 0.01)
     undoing = Undoing()
     undoing.last.open.clear()
     async with backends.several(undoing.script, 2) as (first, second):
@@ -220,7 +226,7 @@ async def test_a_turn_handed_over_takes_back_under_its_mark(backends: Backends) 
         await first.release(second.owner.instance)
         await second.hold(first.owner.instance)
         later = await second.send("later")
-        await asyncio.sleep(0.05)
+        await until(lambda: second.store_line.calls["put"] and second.store_line.calls["waiting"] > 3)
         undoing.last.open.set()
         assert (await second.end_of(later)).fate == turn_pb2.FATE_DONE
         assert (await second.end_of("m")).fate == turn_pb2.FATE_CANCELLED

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from support.hosting import Backends, Worker, key, until
+from support.hosting import Backends, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.broker.port import PREFETCH
