@@ -4,14 +4,17 @@ import asyncio
 
 import pytest
 from support.brokers import letters
+from support.dead_letter_desk import EVERY, at_once, outcomes, whole
 from support.hosting import Backends, until
 from support.scripted_behaviour import Gate, Scripted
 
+from troupe.broker.port import AGENTS
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.actors import handover
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.dataplane.actors.outcome import MAX_STARTS
+from troupe.dataplane.dead_letters.letters import DeadLetters
 from troupe.v1 import turn_pb2
 
 CALLS = ("one", "two")
@@ -188,6 +191,11 @@ async def test_what_fails_is_listed_and_the_message_is_cancelled_all_the_same(ba
         assert (letter.message_id, letter.reason, letter.error) == ("m", "NOT_COMPENSATED", end.error.message)
         assert {"raises": "no way back", "hangs": "TimeoutError"}[how] in letter.error
         assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+        # And to redrive all that there is neither does it nor drops what tells of it.
+        desk = DeadLetters(worker.real_broker, worker.real_store, worker.clock, ready=at_once, whole=whole)
+        redriven = desk.redrive(AGENTS, EVERY, limit=0, rate=0.0, dry_run=False)
+        assert outcomes([one async for one in redriven]) == ["NOT_COMPENSATED"]
+        assert await letters(worker.real_broker) == [letter]
 
 
 async def test_what_kills_its_workers_is_listed_and_not_taken_back(backends: Backends) -> None:
