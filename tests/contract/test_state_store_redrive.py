@@ -68,6 +68,14 @@ async def test_the_redriven_copy_of_what_nobody_knows_any_more_is_a_copy(store: 
     assert await store.put(OWNER, KEY, AGAIN, b"") is Placed.SKIPPED
 
 
+async def test_a_skip_is_no_next_try(store: StateStore) -> None:
+    await died(store)
+
+    assert await store.put(OWNER, KEY, replace(AGAIN, skip=True), b"") is Placed.SKIPPED
+
+    assert await store.record(KEY, "m1") == record(DEAD)
+
+
 async def test_of_two_redriven_copies_one_is_the_next_try(store: StateStore) -> None:
     await died(store)
     await place(store, AGAIN)

@@ -1,5 +1,6 @@
 """What every state store must do with messages for later, and those that refuse to wait."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -82,8 +83,11 @@ async def test_a_message_for_later_takes_its_place_when_it_is_due(store: StateSt
     assert await put(store, scheduled) is Placed.PRESENT
 
 
-async def test_one_whose_time_is_over_takes_its_place_at_once(store: StateStore, store_time: StoreTime) -> None:
-    late = later(store_time, after=-60)
+@pytest.mark.parametrize("after", [-60.0, 0.0])
+async def test_one_whose_time_has_come_takes_its_place_at_once(
+    store: StateStore, store_time: StoreTime, after: float
+) -> None:
+    late = later(store_time, after=after)
 
     assert await put(store, late) is Placed.NEW
     assert await inbox(store) == [arrived(late)]
@@ -120,8 +124,8 @@ async def test_more_than_one_call_takes_is_due_at_once_again(
     made = [promise(expires=store_time.now() + SOON + 0.02)]
     await store.journal(OWNER, KEY, attempt(entry(9, "m9")), {}, starts=False, promises=made)
     messages = [later(store_time, f"m{n}", after=SOON + n / 1e5) for n in range(schedule.DUE_AT_ONCE)]
-    for placing in messages:
-        await put(store, placing)
+    # At once: before the first is due.
+    await asyncio.gather(*(put(store, placing) for placing in messages))
     await store_time.pass_(SOON * 1.25)
 
     assert await store.due(OWNER) == Due([KEY], 0.0)

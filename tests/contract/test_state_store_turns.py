@@ -9,6 +9,7 @@ from support.state_stores import (
     DONE,
     EXPIRED,
     KEY,
+    MARK,
     NOW,
     OWNER,
     SKIPPED,
@@ -240,6 +241,19 @@ async def test_a_message_that_waits_is_not_settled_by_its_number_alone(store: St
         await store.commit(OWNER, commit(entry(1), None))
 
     assert await seen(store) == before
+
+
+async def test_what_was_settled_under_another_number_while_it_ran_is_settled_by_its_number_alone(
+    store: StateStore,
+) -> None:
+    await store.commit(OWNER, commit(entry(1, "m1", stream="other"), record()))
+    await place(store, replace(entry(1), running=MARK, attempts=1))
+    assert not (await inbox(store))[0].skip
+
+    await store.commit(OWNER, commit(entry(1), None))
+
+    assert await inbox(store) == []
+    assert await store.record(KEY, "m1") == record()
 
 
 async def test_copies_that_wait_become_skips_whatever_ended_the_message(store: StateStore) -> None:
