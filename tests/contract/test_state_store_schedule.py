@@ -83,6 +83,18 @@ async def test_a_message_for_later_takes_its_place_when_it_is_due(store: StateSt
     assert await put(store, scheduled) is Placed.PRESENT
 
 
+async def test_a_number_that_is_settled_leaves_the_schedule_whoever_stood_under_it(
+    store: StateStore, store_time: StoreTime
+) -> None:
+    scheduled = later(store_time)
+    await put(store, scheduled)
+
+    await store.commit(OWNER, commit(replace(scheduled, message_id="another"), record()))
+
+    assert await store.waiting(KEY, "m1") is None
+    assert (await store.due(OWNER)).following is None
+
+
 @pytest.mark.parametrize("after", [-60.0, 0.0])
 async def test_one_whose_time_has_come_takes_its_place_at_once(
     store: StateStore, store_time: StoreTime, after: float

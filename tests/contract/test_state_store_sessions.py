@@ -287,10 +287,11 @@ async def test_a_deletion_does_not_change_how_a_message_ended(store: StateStore,
     assert await store.record(KEY, "m1") == record(fate)
 
 
-async def test_a_deletion_settles_a_dead_letter_that_waits_again(store: StateStore) -> None:
+@pytest.mark.parametrize("due", [0.0, 2 * NOW], ids=["now", "later"])
+async def test_a_deletion_settles_a_dead_letter_that_waits_again(store: StateStore, due: float) -> None:
     await store.commit(OWNER, commit(entry(1), record(DEAD)))
     await store.redrive(KEY, "m1", entry(2).number)
-    await store.put(OWNER, KEY, replace(entry(2, "m1"), redriven=True), b"")
+    await store.put(OWNER, KEY, replace(entry(2, "m1"), redriven=True, due=due), b"")
 
     await store.delete(OWNER, KEY, {"m1": record(CANCELLED)}, NOW)
 

@@ -256,12 +256,20 @@ async def test_what_was_settled_under_another_number_while_it_ran_is_settled_by_
     assert await store.record(KEY, "m1") == record()
 
 
-async def test_copies_that_wait_become_skips_whatever_ended_the_message(store: StateStore) -> None:
-    """Both came in while nothing was known of either."""
+@pytest.mark.parametrize("fate", [DONE, DEAD], ids=Fate.Name)
+@pytest.mark.parametrize("stands", ["nowhere", "under its mark", "another"])
+async def test_copies_that_wait_become_skips_whatever_ended_the_message(
+    store: StateStore, stands: str, fate: Fate.ValueType
+) -> None:
+    """Both came in while nothing was known of either. What `stands` under the number goes."""
     running, copy = entry(1), entry(1, "m1", stream="other")
     await place(store, copy)
+    if stands == "under its mark":
+        await place(store, replace(running, running=MARK, attempts=1))
+    elif stands == "another":
+        await place(store, replace(entry(1, "another"), running=MARK, attempts=1))
 
-    await store.commit(OWNER, commit(running, record(DEAD)))
+    await store.commit(OWNER, commit(running, record(fate)))
 
     assert await inbox(store) == [replace(copy, skip=True)]
 
