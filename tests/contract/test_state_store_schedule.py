@@ -203,6 +203,17 @@ async def test_a_cancelled_message_for_later_is_due_at_once_as_a_skip(store: Sta
     assert (await store.load(KEY)).positions == {"later m1": Position(1)}
 
 
+async def test_a_cancel_makes_none_later_whatever_its_workers_clock_said(
+    store: StateStore, store_time: StoreTime
+) -> None:
+    await put(store, replace(later(store_time), placed=store_time.now() + 3600))
+    await store.control(KEY, cancel())
+
+    await store_time.pass_(SOON * 1.25)
+
+    assert await store.due(OWNER) == Due([KEY], None)
+
+
 async def test_one_with_a_journal_is_cancelled_by_its_turn(store: StateStore, store_time: StoreTime) -> None:
     scheduled = later(store_time)
     await store.journal(OWNER, KEY, attempt(scheduled), {"a": b""}, starts=False)
