@@ -81,13 +81,17 @@ async def test_made_again_it_stays_and_has_one_token_more(store: StateStore) -> 
     assert await store.promise(KEY, APPROVAL.id) == replace(before, tokens=(*APPROVAL.tokens, b"fresh"))
 
 
-async def test_its_newest_eight_tokens_are_kept(store: StateStore) -> None:
-    for token in range(10):
-        await make(store, replace(APPROVAL, tokens=(b"%d" % token,)))
+@pytest.mark.parametrize("at_first", [1, 9])
+async def test_its_newest_eight_tokens_are_kept(store: StateStore, at_first: int) -> None:
+    tokens = tuple(b"%d" % token for token in range(10))
+    await make(store, replace(APPROVAL, tokens=tokens[:at_first]))
+    assert await store.promise(KEY, APPROVAL.id) == replace(APPROVAL, tokens=tokens[:at_first][-8:])
+    for token in tokens[at_first:]:
+        await make(store, replace(APPROVAL, tokens=(token,)))
 
     made = await store.promise(KEY, APPROVAL.id)
     assert made is not None
-    assert made.tokens == tuple(b"%d" % token for token in range(2, 10))
+    assert made.tokens == tokens[2:]
 
 
 @pytest.mark.parametrize("why", ["cancelled", "ended", "settled"])
