@@ -176,6 +176,20 @@ async def test_a_settlement_wakes_all_that_wait_for_it(store: StateStore) -> Non
     assert await inbox(store) == [replace(first, awaits=()), replace(other, awaits=()), third]
 
 
+async def test_a_promise_of_an_attempt_before_ends_no_wait_of_the_next(store: StateStore) -> None:
+    await make(store, promise("first"), promise("second"))
+    waits = replace(entry(1), attempts=1, awaits=("m1/first", "m1/second"))
+    await store.suspend(OWNER, KEY, waits, b"")
+    await store.settle_promise(KEY, settlement(promise("second")))
+    await store.begin(OWNER, KEY, replace(waits, awaits=()))
+    await store.journal(OWNER, KEY, attempt(entry(1), 1), {}, starts=False, promises=[promise("third")])
+    await store.suspend(OWNER, KEY, replace(waits, attempts=2, awaits=("m1/third",)), b"")
+
+    await store.settle_promise(KEY, settlement(promise("first")))
+
+    assert [waiting.awaits for waiting in await inbox(store)] == [("m1/third",)]
+
+
 # --- expired
 
 
@@ -278,6 +292,17 @@ async def test_promises_are_kept_as_long_as_their_message_s_record(store: StateS
     assert await state(store) == WITHDRAWN
     await store.forget(NOW + RECORD_KEPT + 1)
     assert await store.promise(KEY, APPROVAL.id) is None
+
+
+async def test_what_went_with_its_record_does_not_expire(store: StateStore, store_time: StoreTime) -> None:
+    await make(store, promise(expires=store_time.now() + 0.2))
+    await store.commit(OWNER, commit(entry(1), record(DEAD)))
+    await store.purge(KEY, "m1")
+    await store.forget(NOW + RECORD_KEPT + 1)
+
+    await store_time.pass_(0.25)
+
+    assert await store.due(OWNER) == Due([], None)
 
 
 async def test_open_promises_are_listed_in_pages(store: StateStore) -> None:

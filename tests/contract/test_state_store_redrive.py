@@ -176,12 +176,24 @@ async def test_a_skip_that_waits_keeps_nothing_from_being_purged(store: StateSto
     assert await journal_of(store, "m1") == {}
 
 
-async def test_what_dies_again_after_its_purge_is_kept_again(store: StateStore) -> None:
+@pytest.mark.parametrize("placed", [True, False])
+async def test_what_dies_again_after_its_purge_is_kept_again(store: StateStore, placed: bool) -> None:
     await died(store)
     await store.purge(KEY, "m1")
-    await place(store, AGAIN)
+    if placed:
+        await place(store, AGAIN)
     await store.commit(OWNER, commit(AGAIN, record(DEAD, status=b"again")))
 
     await store.forget(NOW + MONTH)
 
     assert await store.record(KEY, "m1") == record(DEAD, status=b"again")
+
+
+async def test_what_failed_after_its_purge_is_kept_until_it_ends(store: StateStore) -> None:
+    await died(store)
+    await store.purge(KEY, "m1")
+
+    await store.retry(OWNER, KEY, replace(AGAIN, attempts=1, failures=1), envelope(AGAIN))
+
+    await store.forget(NOW + MONTH)
+    assert await store.record(KEY, "m1") == replace(record(DEAD), redriven=True)

@@ -38,7 +38,7 @@ from troupe.dataplane.state.port import Due, Placed, StateStore
 from troupe.dataplane.state.session import Backlog, Entry, Owner
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED as APPLIED
 from troupe.v1.agent_pb2 import VERB_ANSWER_TOO_LATE as TOO_LATE
-from troupe.v1.turn_pb2 import FATE_SCHEDULED
+from troupe.v1.turn_pb2 import FATE_SCHEDULED, FATE_WAITING
 
 BOB = replace(KEY, session="bob")
 
@@ -237,6 +237,31 @@ async def test_one_that_comes_again_is_not_settled_whatever_its_record_says(
 
     assert await store.control(KEY, cancel()) == APPLIED
     assert await store.record(KEY, "m1") == record(CANCELLED, "m1")
+
+
+async def test_an_attempt_at_one_takes_its_number_from_the_schedule(store: StateStore, store_time: StoreTime) -> None:
+    scheduled = later(store_time)
+    await put(store, scheduled)
+    failed = replace(scheduled, due=0.0, attempts=1, failures=1)
+
+    await store.retry(OWNER, KEY, failed, envelope(scheduled))
+
+    assert await store.due(OWNER) == Due([], None)
+    assert await inbox(store) == [failed]
+    assert (await store.begin(OWNER, KEY, failed)).envelope == envelope(scheduled)
+
+
+async def test_a_copy_that_is_due_leaves_the_one_that_waits_in_the_list(
+    store: StateStore, store_time: StoreTime
+) -> None:
+    running = replace(entry(1), running=MARK, attempts=1)
+    await put(store, later(store_time))
+    await place(store, running)
+    await store_time.pass_(SOON * 1.25)
+
+    await store.due(OWNER)
+
+    assert await store.messages(0, "", None, 10) == [(KEY, running, FATE_WAITING)]
 
 
 async def test_one_may_be_paused_while_it_is_scheduled(store: StateStore, store_time: StoreTime) -> None:

@@ -25,7 +25,10 @@ from support.state_stores import (
     envelope,
     number,
     opening,
+    outgoing,
+    promise,
     record,
+    reminder,
     seen,
 )
 
@@ -326,6 +329,20 @@ async def test_verbs_are_kept_a_day(store: StateStore, store_time: StoreTime) ->
     assert await store.control(KEY, cancel("m9", "v9")) == VERB_ANSWER_PENDING
 
 
+@pytest.mark.parametrize("where", ["inbox", "schedule"])
+async def test_a_skip_that_waits_keeps_no_verb(store: StateStore, store_time: StoreTime, where: str) -> None:
+    if where == "inbox":
+        await store.put(OWNER, KEY, replace(entry(1, "m9"), skip=True), b"")
+    else:
+        await store.put(OWNER, KEY, replace(entry(1, "m9"), due=store_time.now() + MONTH), b"")
+    await store.control(KEY, cancel("m9", "v9"))
+
+    await store.forget(max(NOW, store_time.now()) + RECORD_KEPT + 1)
+
+    assert await store.verbs(KEY) == Verbs()
+    assert await store.control(KEY, cancel("m9", "v9")) == VERB_ANSWER_PENDING
+
+
 async def test_dead_letters_stay_with_their_journals(store: StateStore) -> None:
     for sequence, fate in enumerate((DEAD, EXPIRED), start=1):
         await store.journal(OWNER, KEY, attempt(entry(sequence)), {"a": b"1"}, starts=True)
@@ -349,6 +366,18 @@ async def test_a_stream_stays_while_anything_of_it_waits(store: StateStore) -> N
     assert (await store.load(KEY)).positions == {"gateway": Position(1)}
 
 
+@pytest.mark.parametrize("how", ["settled alone", "dead", "passed over"])
+async def test_a_stream_is_forgotten_whatever_it_brought(store: StateStore, how: str) -> None:
+    if how == "passed over":
+        await store.pass_over(OWNER, KEY, number(1), 1, NOW)
+    else:
+        await store.commit(OWNER, commit(entry(1), record(DEAD) if how == "dead" else None))
+
+    await store.forget(NOW + RECORD_KEPT + 1)
+
+    assert (await store.load(KEY)).positions == {}
+
+
 async def test_a_stream_is_as_young_as_its_last_number(store: StateStore) -> None:
     await store.pass_over(OWNER, KEY, number(1), 1, NOW)
     await store.commit(OWNER, commit(entry(2), record(), now=NOW + DAY))
@@ -370,13 +399,15 @@ async def test_a_cancel_stays_until_its_message_is_settled(store: StateStore) ->
 
 async def test_an_idle_session_goes_whole(store: StateStore) -> None:
     await store.commit(OWNER, commit(entry(1), record()))
-    await store.journal(OWNER, KEY, attempt(entry(9, "never settled")), {"a": b"1"}, starts=True)
+    made = promise("x", "never settled")
+    await store.journal(OWNER, KEY, attempt(entry(9, "never settled")), {"a": b"1"}, starts=True, promises=[made])
 
     await store.forget(NOW + MONTH)
     assert await store.summary(KEY) is not None
 
     await store.forget(NOW + MONTH + 1)
     assert await store.load(KEY) == Loaded(history=[], inbox=[], recent=[], outbox=[])
+    assert await store.promise(KEY, made.id) is None
     await store.put(OWNER, KEY, entry(1, "never settled"), b"")
     assert (await store.begin(OWNER, KEY, entry(1, "never settled"))).journal == {}
     # and what comes after begins anew
@@ -386,9 +417,16 @@ async def test_an_idle_session_goes_whole(store: StateStore) -> None:
     assert (summary.version, summary.turns, summary.usage, summary.created) == (1, 1, b"", NOW + 2 * MONTH)
 
 
-async def test_a_session_with_anything_in_its_inbox_is_not_idle(store: StateStore) -> None:
-    await store.commit(OWNER, commit(entry(1), record()))
-    await store.put(OWNER, KEY, entry(2), b"")
+@pytest.mark.parametrize("what", ["inbox", "outbox", "schedule", "reminder"])
+async def test_a_session_with_anything_to_come_is_not_idle(store: StateStore, store_time: StoreTime, what: str) -> None:
+    turn, far = commit(entry(1), record()), store_time.now() + 3 * MONTH
+    if what == "outbox":
+        turn = replace(turn, outbox=[outgoing(1)])
+    elif what == "reminder":
+        turn = replace(turn, remind=[reminder(far)])
+    await store.commit(OWNER, turn)
+    if what in ("inbox", "schedule"):
+        await store.put(OWNER, KEY, replace(entry(2), due=far if what == "schedule" else 0.0), b"")
 
     await store.forget(NOW + 2 * MONTH)
 
