@@ -20,12 +20,15 @@ from support.state_stores import (
     inbox,
     journal_of,
     number,
+    pause,
     place,
+    promise,
     record,
     seen,
 )
 
 from troupe.broker.order import Position
+from troupe.dataplane.state.control import Verbs
 from troupe.dataplane.state.errors import CancelRecorded, VersionConflict
 from troupe.dataplane.state.port import Placed, StateStore
 from troupe.v1.turn_pb2 import Fate
@@ -63,12 +66,17 @@ async def test_the_journal_stays_with_a_dead_letter_until_that_is_settled(
     assert await journal_of(store, "m1") == {}
 
 
-async def test_what_does_not_replace_a_dead_letter_leaves_its_journal(store: StateStore) -> None:
-    await store.journal(OWNER, KEY, attempt(entry(1)), {"a": b"1"}, starts=False)
+async def test_what_does_not_replace_a_dead_letter_leaves_what_its_next_try_needs(store: StateStore) -> None:
+    made = promise()
+    await store.journal(OWNER, KEY, attempt(entry(1)), {"a": b"1"}, starts=False, promises=[made])
     await store.commit(OWNER, commit(entry(1), record(DEAD)))
+    await store.redrive(KEY, "m1", number(1, "redriven"))
+    await store.control(KEY, pause())
 
     await store.commit(OWNER, commit(entry(2, "m1"), record(SKIPPED)))
 
+    assert await store.promise(KEY, made.id) == made
+    assert await store.verbs(KEY) == Verbs(paused={"m1"})
     assert await journal_of(store, "m1") == {"a": b"1"}
 
 
