@@ -285,6 +285,10 @@ async def test_what_was_forgotten_leaves_no_key(prefix: str, keys: Keys) -> None
         await store.settle_promise(KEY, settlement(made))
         await store.commit(OWNER, commit(entry(1, "m9", stream="again"), record(DEAD)))
         await store.purge(KEY, "m9")
+        # and what stood on the schedule
+        far = entry(1, "m7", stream="far")
+        await store.put(OWNER, KEY, replace(far, due=time.time() + 3600), envelope(far))
+        await store.commit(OWNER, commit(far, record(CANCELLED)))
         # and that a copy is on its way of what was cancelled since
         await store.commit(OWNER, commit(entry(2, "m8", stream="again"), record(DEAD)))
         await store.redrive(KEY, "m8", number(1, "redriven"))

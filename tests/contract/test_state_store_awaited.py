@@ -111,6 +111,15 @@ async def test_of_two_copies_the_last_to_come_ends_it(store: StateStore) -> None
     assert await store.record(KEY, "m1") == record(DEAD, status=b"second")
 
 
+async def test_only_the_copy_itself_ends_the_waiting_for_it(store: StateStore) -> None:
+    await died(store)
+    await store.redrive(KEY, "m1", entry(2, stream="again").number)
+
+    await store.commit(OWNER, commit(AGAIN, None))
+
+    assert await is_redriven(store)
+
+
 async def test_a_copy_of_what_waits_is_settled_and_the_other_goes_on(store: StateStore) -> None:
     await died(store)
     await place(store, AGAIN)
