@@ -118,6 +118,16 @@ async def test_a_stream_is_as_young_as_its_last_number(store: StateStore) -> Non
     assert (await store.load(KEY)).positions == {"gateway": Position(2, frozenset({1}))}
 
 
+async def test_what_is_a_day_old_stays_beside_what_is_older(store: StateStore) -> None:
+    await store.commit(OWNER, commit(entry(1, stream="older"), record(), now=NOW - 1))
+    await store.commit(OWNER, commit(entry(1, "m2", stream="younger"), record(), 1))
+
+    await store.forget(NOW + RECORD_KEPT)
+
+    loaded = await store.load(KEY)
+    assert (set(loaded.positions), loaded.recent) == ({"younger"}, ["m2"])
+
+
 async def test_a_cancel_stays_until_its_message_is_settled(store: StateStore) -> None:
     await store.put(OWNER, KEY, entry(1), b"")
     await store.begin(OWNER, KEY, entry(1))

@@ -131,7 +131,7 @@ async def test_the_schedule_is_the_shard_s(store: StateStore, store_time: StoreT
 async def test_more_than_one_call_takes_is_due_at_once_again(
     store: StateStore, store_time: StoreTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "DUE_AT_ONCE", 20)
+    monkeypatch.setattr(schedule, "DUE_AT_ONCE", 3)
     await remind(store, reminder(store_time.now() + SOON + 0.03))
     made = [promise(expires=store_time.now() + SOON + 0.02)]
     await store.journal(OWNER, KEY, attempt(entry(9, "m9")), {}, starts=False, promises=made)
