@@ -132,12 +132,12 @@ async def test_more_than_one_call_takes_is_due_at_once_again(
     store: StateStore, store_time: StoreTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "DUE_AT_ONCE", 3)
-    await remind(store, reminder(store_time.now() + SOON + 0.03))
-    made = [promise(expires=store_time.now() + SOON + 0.02)]
-    await store.journal(OWNER, KEY, attempt(entry(9, "m9")), {}, starts=False, promises=made)
     messages = [later(store_time, f"m{n}", after=SOON + n / 1e5) for n in range(schedule.DUE_AT_ONCE)]
     # At once: before the first is due.
     await asyncio.gather(*(put(store, placing) for placing in messages))
+    made = [promise(expires=messages[-1].due + 0.01)]
+    await store.journal(OWNER, KEY, attempt(entry(9, "m9")), {}, starts=False, promises=made)
+    await remind(store, reminder(messages[-1].due + 0.02))
     await store_time.pass_(SOON * 1.25)
 
     assert await store.due(OWNER) == Due([KEY], 0.0)
