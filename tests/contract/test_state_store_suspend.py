@@ -221,6 +221,17 @@ async def test_what_was_paused_before_it_began_is_laid_to_rest(store: StateStore
 # --- rest
 
 
+async def test_what_takes_a_session_from_rest_has_its_verbs_looked_at_again(store: StateStore) -> None:
+    await place(store, entry(1))
+    await store.control(KEY, pause())
+    await store.suspend(OWNER, KEY, entry(1), b"")
+    assert await store.claim(OWNER) == Claimed([], [])
+
+    await store.pass_over(OWNER, KEY, number(1, "other"), 1, 0.0)
+
+    assert await store.claim(OWNER) == Claimed([KEY], [KEY])
+
+
 async def test_what_comes_behind_leaves_it_at_rest(store: StateStore) -> None:
     await suspended(store, entry(1))
 
