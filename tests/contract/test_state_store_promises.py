@@ -295,6 +295,15 @@ async def test_promises_are_kept_as_long_as_their_message_s_record(store: StateS
     assert await store.promise(KEY, APPROVAL.id) is None
 
 
+async def test_what_is_forgotten_beside_it_leaves_a_promise_to_its_message(store: StateStore) -> None:
+    await make(store, APPROVAL)
+    await store.forget(NOW)
+
+    await store.commit(OWNER, commit(entry(1), record()))
+
+    assert await state(store) == WITHDRAWN
+
+
 async def test_what_went_with_its_record_does_not_expire(store: StateStore, store_time: StoreTime) -> None:
     await make(store, promise(expires=store_time.now() + 0.2))
     await store.commit(OWNER, commit(entry(1), record(DEAD)))
