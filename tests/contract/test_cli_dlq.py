@@ -234,7 +234,7 @@ def test_redriving_says_what_became_of_each(canned: CannedFleet) -> None:
     ]
 
 
-@pytest.mark.parametrize("outcome", ["NOT_SETTLED", "UNDECODABLE"])
+@pytest.mark.parametrize("outcome", ["NOT_SETTLED", "UNDECODABLE", "NOT_COMPENSATED"])
 def test_redriving_fails_where_a_letter_stays(canned: CannedFleet, outcome: str) -> None:
     canned.letters.answers["Redrive"] = [result(FIRST, "REDRIVEN"), result(SECOND, outcome, "because")]
     run = canned.troupe("dlq", "redrive")

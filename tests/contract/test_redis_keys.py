@@ -299,9 +299,20 @@ async def test_what_was_forgotten_leaves_no_key(prefix: str, keys: Keys) -> None
             ended = commit(placed, None if placed.skip else record(), loaded.version)
             await store.commit(OWNER, replace(ended, attempt=placed.attempts))
         await store.strike(OWNER, KEY, [SENT.number])
+        made = promise("x", "m9")
+        await store.journal(OWNER, KEY, attempt(entry(1, "m9", stream="again")), {}, starts=False, promises=[made])
+        await store.settle_promise(KEY, settlement(made))
         await store.commit(OWNER, commit(entry(1, "m9", stream="again"), record(DEAD)))
         for dead in ("m9", "m11"):
             await store.purge(KEY, dead)
+        # and what stood on the schedule
+        far = entry(1, "m7", stream="far")
+        await store.put(OWNER, KEY, replace(far, due=time.time() + 3600), envelope(far))
+        await store.commit(OWNER, commit(far, record(CANCELLED)))
+        # and that a copy is on its way of what was cancelled since
+        await store.commit(OWNER, commit(entry(2, "m8", stream="again"), record(DEAD)))
+        await store.redrive(KEY, "m8", number(1, "redriven"))
+        await store.commit(OWNER, commit(entry(3, "m8", stream="again"), record(CANCELLED)))
 
         await store.forget(time.time() + RECORD_KEPT + RETENTION)
 

@@ -107,7 +107,7 @@ async def test_a_verb_for_one_keeps_all_from_being_settled(store: StateStore, wh
 
 
 @pytest.mark.parametrize(
-    "how", ["never came", "settled", "another message", "failed", "skip", "twice", "copy", "live copy"]
+    "how", ["never came", "settled", "ended", "another message", "failed", "skip", "twice", "copy", "live copy"]
 )
 async def test_a_companion_that_is_gone_keeps_all_from_being_settled(store: StateStore, how: str) -> None:
     await begin(store, entry(1))
@@ -116,6 +116,10 @@ async def test_a_companion_that_is_gone_keeps_all_from_being_settled(store: Stat
         case "settled":
             await store.commit(OWNER, commit(entry(1, "x", stream="gone"), record()))
             other = entry(1, "x", stream="gone")
+        case "ended":
+            await store.commit(OWNER, commit(entry(1, "m2", stream="gone"), record()))
+            await place(store, replace(entry(2), running=MARK, attempts=1))
+            await store.take_over(OWNER, KEY, other.number, MARK)
         case "another message":
             await begin(store, entry(2))
             other = entry(2, "m9")

@@ -44,6 +44,14 @@ async def test_a_snapshot_takes_the_place_of_what_was_before_it(store: StateStor
     assert await loaded(store) == (b"up to 5", [])
 
 
+async def test_a_snapshot_covers_turns_that_left_no_delta(store: StateStore) -> None:
+    await turns(store, 1)
+    await store.commit(OWNER, replace(commit(entry(2), record(), 1), history=None))
+    await turns(store, 3, 4, snapshots=(3,))
+
+    assert await loaded(store) == (b"up to 3", [delta(4)])
+
+
 async def test_an_empty_snapshot_is_one_too(store: StateStore) -> None:
     await turns(store, 1)
     await store.commit(OWNER, replace(commit(entry(2), record(), 1), snapshot=b""))

@@ -88,6 +88,13 @@ async def test_a_copy_of_what_was_settled_takes_its_place_as_a_skip(store: State
     assert await store.waiting(KEY, "m1") is None
 
 
+async def test_a_message_whose_number_was_skipped_is_no_copy_under_the_next(store: StateStore) -> None:
+    """Its gateway gave the first number up and sent it again."""
+    await store.put(OWNER, KEY, replace(entry(1, "m7"), skip=True), b"")
+
+    assert await store.put(OWNER, KEY, entry(2, "m7"), b"") is Placed.NEW
+
+
 async def test_a_skip_writes_no_record_and_settles_its_number_alone(store: StateStore) -> None:
     skip = replace(entry(1, "m7"), skip=True)
     assert await store.put(OWNER, KEY, skip, b"") is Placed.SKIPPED

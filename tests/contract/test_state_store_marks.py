@@ -304,6 +304,14 @@ async def test_a_late_write_of_an_attempt_that_ended_changes_nothing(store: Stat
     assert await seen(store, ids=("m1",)) == before
 
 
+async def test_an_attempt_that_ended_hears_that_before_it_hears_of_a_cancel(store: StateStore) -> None:
+    await ended(store, "failed")
+    await store.control(KEY, cancel("m1", "v1"))
+
+    with pytest.raises(VersionConflict):
+        await WRITES["journal a start"](store, OWNER)
+
+
 @pytest.mark.parametrize("script", WRITES)
 @pytest.mark.parametrize("how", ["failed", "began again", "runs again"])
 async def test_the_attempt_after_it_writes(store: StateStore, how: str, script: str) -> None:

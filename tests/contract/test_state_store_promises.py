@@ -81,13 +81,17 @@ async def test_made_again_it_stays_and_has_one_token_more(store: StateStore) -> 
     assert await store.promise(KEY, APPROVAL.id) == replace(before, tokens=(*APPROVAL.tokens, b"fresh"))
 
 
-async def test_its_newest_eight_tokens_are_kept(store: StateStore) -> None:
-    for token in range(10):
-        await make(store, replace(APPROVAL, tokens=(b"%d" % token,)))
+@pytest.mark.parametrize("at_first", [1, 9])
+async def test_its_newest_eight_tokens_are_kept(store: StateStore, at_first: int) -> None:
+    tokens = tuple(b"%d" % token for token in range(10))
+    await make(store, replace(APPROVAL, tokens=tokens[:at_first]))
+    assert await store.promise(KEY, APPROVAL.id) == replace(APPROVAL, tokens=tokens[:at_first][-8:])
+    for token in tokens[at_first:]:
+        await make(store, replace(APPROVAL, tokens=(token,)))
 
     made = await store.promise(KEY, APPROVAL.id)
     assert made is not None
-    assert made.tokens == tuple(b"%d" % token for token in range(2, 10))
+    assert made.tokens == tokens[2:]
 
 
 @pytest.mark.parametrize("why", ["cancelled", "ended", "settled"])
@@ -170,6 +174,21 @@ async def test_a_settlement_wakes_all_that_wait_for_it(store: StateStore) -> Non
     await store.settle_promise(KEY, settlement(APPROVAL))
 
     assert await inbox(store) == [replace(first, awaits=()), replace(other, awaits=()), third]
+
+
+async def test_a_promise_of_an_attempt_before_ends_no_wait_of_the_next(store: StateStore) -> None:
+    await place(store, entry(2))
+    await make(store, promise("first"), promise("second"))
+    waits = replace(entry(1), attempts=1, awaits=("m1/first", "m1/second"))
+    await store.suspend(OWNER, KEY, waits, b"")
+    await store.settle_promise(KEY, settlement(promise("second")))
+    await store.begin(OWNER, KEY, replace(waits, awaits=()))
+    await store.journal(OWNER, KEY, attempt(entry(1), 1), {}, starts=False, promises=[promise("third")])
+    await store.suspend(OWNER, KEY, replace(waits, attempts=2, awaits=("m1/third",)), b"")
+
+    await store.settle_promise(KEY, settlement(promise("first")))
+
+    assert [waiting.awaits for waiting in await inbox(store)] == [("m1/third",), ()]
 
 
 # --- expired
@@ -274,6 +293,26 @@ async def test_promises_are_kept_as_long_as_their_message_s_record(store: StateS
     assert await state(store) == WITHDRAWN
     await store.forget(NOW + RECORD_KEPT + 1)
     assert await store.promise(KEY, APPROVAL.id) is None
+
+
+async def test_what_is_forgotten_beside_it_leaves_a_promise_to_its_message(store: StateStore) -> None:
+    await make(store, APPROVAL)
+    await store.forget(NOW)
+
+    await store.commit(OWNER, commit(entry(1), record()))
+
+    assert await state(store) == WITHDRAWN
+
+
+async def test_what_went_with_its_record_does_not_expire(store: StateStore, store_time: StoreTime) -> None:
+    await make(store, promise(expires=store_time.now() + 0.2))
+    await store.commit(OWNER, commit(entry(1), record(DEAD)))
+    await store.purge(KEY, "m1")
+    await store.forget(NOW + RECORD_KEPT + 1)
+
+    await store_time.pass_(0.25)
+
+    assert await store.due(OWNER) == Due([], None)
 
 
 async def test_open_promises_are_listed_in_pages(store: StateStore) -> None:

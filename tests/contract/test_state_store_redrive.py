@@ -68,6 +68,14 @@ async def test_the_redriven_copy_of_what_nobody_knows_any_more_is_a_copy(store: 
     assert await store.put(OWNER, KEY, AGAIN, b"") is Placed.SKIPPED
 
 
+async def test_a_skip_is_no_next_try(store: StateStore) -> None:
+    await died(store)
+
+    assert await store.put(OWNER, KEY, replace(AGAIN, skip=True), b"") is Placed.SKIPPED
+
+    assert await store.record(KEY, "m1") == record(DEAD)
+
+
 async def test_of_two_redriven_copies_one_is_the_next_try(store: StateStore) -> None:
     await died(store)
     await place(store, AGAIN)
@@ -168,12 +176,24 @@ async def test_a_skip_that_waits_keeps_nothing_from_being_purged(store: StateSto
     assert await journal_of(store, "m1") == {}
 
 
-async def test_what_dies_again_after_its_purge_is_kept_again(store: StateStore) -> None:
+@pytest.mark.parametrize("placed", [True, False])
+async def test_what_dies_again_after_its_purge_is_kept_again(store: StateStore, placed: bool) -> None:
     await died(store)
     await store.purge(KEY, "m1")
-    await place(store, AGAIN)
+    if placed:
+        await place(store, AGAIN)
     await store.commit(OWNER, commit(AGAIN, record(DEAD, status=b"again")))
 
     await store.forget(NOW + MONTH)
 
     assert await store.record(KEY, "m1") == record(DEAD, status=b"again")
+
+
+async def test_what_failed_after_its_purge_is_kept_until_it_ends(store: StateStore) -> None:
+    await died(store)
+    await store.purge(KEY, "m1")
+
+    await store.retry(OWNER, KEY, replace(AGAIN, attempts=1, failures=1), envelope(AGAIN))
+
+    await store.forget(NOW + MONTH)
+    assert await store.record(KEY, "m1") == replace(record(DEAD), redriven=True)

@@ -1,5 +1,6 @@
 """What every state store must do with messages for later, and those that refuse to wait."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -36,7 +37,7 @@ from troupe.dataplane.state.port import Due, Placed, StateStore
 from troupe.dataplane.state.session import Backlog, Entry, Owner, Verbs
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED as APPLIED
 from troupe.v1.agent_pb2 import VERB_ANSWER_TOO_LATE as TOO_LATE
-from troupe.v1.turn_pb2 import FATE_SCHEDULED
+from troupe.v1.turn_pb2 import FATE_SCHEDULED, FATE_WAITING
 
 BOB = replace(KEY, session="bob")
 
@@ -81,8 +82,23 @@ async def test_a_message_for_later_takes_its_place_when_it_is_due(store: StateSt
     assert await put(store, scheduled) is Placed.PRESENT
 
 
-async def test_one_whose_time_is_over_takes_its_place_at_once(store: StateStore, store_time: StoreTime) -> None:
-    late = later(store_time, after=-60)
+async def test_a_number_that_is_settled_leaves_the_schedule_whoever_stood_under_it(
+    store: StateStore, store_time: StoreTime
+) -> None:
+    scheduled = later(store_time)
+    await put(store, scheduled)
+
+    await store.commit(OWNER, commit(replace(scheduled, message_id="another"), record()))
+
+    assert await store.waiting(KEY, "m1") is None
+    assert (await store.due(OWNER)).following is None
+
+
+@pytest.mark.parametrize("after", [-60.0, 0.0])
+async def test_one_whose_time_has_come_takes_its_place_at_once(
+    store: StateStore, store_time: StoreTime, after: float
+) -> None:
+    late = later(store_time, after=after)
 
     assert await put(store, late) is Placed.NEW
     assert await inbox(store) == [arrived(late)]
@@ -114,13 +130,13 @@ async def test_the_schedule_is_the_shard_s(store: StateStore, store_time: StoreT
 async def test_more_than_one_call_takes_is_due_at_once_again(
     store: StateStore, store_time: StoreTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "DUE_AT_ONCE", 20)
-    await remind(store, reminder(store_time.now() + SOON + 0.03))
-    made = [promise(expires=store_time.now() + SOON + 0.02)]
-    await store.journal(OWNER, KEY, attempt(entry(9, "m9")), {}, starts=False, promises=made)
+    monkeypatch.setattr(schedule, "DUE_AT_ONCE", 3)
     messages = [later(store_time, f"m{n}", after=SOON + n / 1e5) for n in range(schedule.DUE_AT_ONCE)]
-    for placing in messages:
-        await put(store, placing)
+    # At once: before the first is due.
+    await asyncio.gather(*(put(store, placing) for placing in messages))
+    made = [promise(expires=messages[-1].due + 0.01)]
+    await store.journal(OWNER, KEY, attempt(entry(9, "m9")), {}, starts=False, promises=made)
+    await remind(store, reminder(messages[-1].due + 0.02))
     await store_time.pass_(SOON * 1.25)
 
     assert await store.due(OWNER) == Due([KEY], 0.0)
@@ -186,6 +202,17 @@ async def test_a_cancelled_message_for_later_is_due_at_once_as_a_skip(store: Sta
     assert (await store.load(KEY)).positions == {"later m1": Position(1)}
 
 
+async def test_a_cancel_makes_none_later_whatever_its_workers_clock_said(
+    store: StateStore, store_time: StoreTime
+) -> None:
+    await put(store, replace(later(store_time), placed=store_time.now() + 3600))
+    await store.control(KEY, cancel())
+
+    await store_time.pass_(SOON * 1.25)
+
+    assert await store.due(OWNER) == Due([KEY], None)
+
+
 async def test_one_with_a_journal_is_cancelled_by_its_turn(store: StateStore, store_time: StoreTime) -> None:
     scheduled = later(store_time)
     await store.journal(OWNER, KEY, attempt(scheduled), {"a": b""}, starts=False)
@@ -209,6 +236,31 @@ async def test_one_that_comes_again_is_not_settled_whatever_its_record_says(
 
     assert await store.control(KEY, cancel()) == APPLIED
     assert await store.record(KEY, "m1") == record(CANCELLED, "m1")
+
+
+async def test_an_attempt_at_one_takes_its_number_from_the_schedule(store: StateStore, store_time: StoreTime) -> None:
+    scheduled = later(store_time)
+    await put(store, scheduled)
+    failed = replace(scheduled, due=0.0, attempts=1, failures=1)
+
+    await store.retry(OWNER, KEY, failed, envelope(scheduled))
+
+    assert await store.due(OWNER) == Due([], None)
+    assert await inbox(store) == [failed]
+    assert (await store.begin(OWNER, KEY, failed)).envelope == envelope(scheduled)
+
+
+async def test_a_copy_that_is_due_leaves_the_one_that_waits_in_the_list(
+    store: StateStore, store_time: StoreTime
+) -> None:
+    running = replace(entry(1), running=MARK, attempts=1)
+    await put(store, later(store_time))
+    await place(store, running)
+    await store_time.pass_(SOON * 1.25)
+
+    await store.due(OWNER)
+
+    assert await store.messages(0, "", None, 10) == [(KEY, running, FATE_WAITING)]
 
 
 async def test_one_may_be_paused_while_it_is_scheduled(store: StateStore, store_time: StoreTime) -> None:

@@ -17,7 +17,6 @@ from support.state_stores import (
     SHARDS,
     STORES,
     Seen,
-    StoreTime,
     attempt,
     cancel,
     commit,
@@ -32,11 +31,9 @@ from support.state_stores import (
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Position
 from troupe.chassis.errors import FailedPrecondition, InvalidArgument
-from troupe.dataplane.state import sqlite_forget
 from troupe.dataplane.state.connect import connected
 from troupe.dataplane.state.port import Placed, StateStore
-from troupe.dataplane.state.redis import store as redis
-from troupe.dataplane.state.session import RECENT, RECORD_KEPT, Loaded, Owner, Verbs, begun
+from troupe.dataplane.state.session import RECENT, Loaded, Owner, Verbs, begun
 from troupe.v1.agent_pb2 import VERB_ANSWER_APPLIED, VERB_ANSWER_PENDING
 from troupe.v1.turn_pb2 import Fate
 
@@ -286,124 +283,15 @@ async def test_a_deletion_does_not_change_how_a_message_ended(store: StateStore,
     assert await store.record(KEY, "m1") == record(fate)
 
 
-async def test_a_deletion_settles_a_dead_letter_that_waits_again(store: StateStore) -> None:
+@pytest.mark.parametrize("due", [0.0, 2 * NOW], ids=["now", "later"])
+async def test_a_deletion_settles_a_dead_letter_that_waits_again(store: StateStore, due: float) -> None:
     await store.commit(OWNER, commit(entry(1), record(DEAD)))
     await store.redrive(KEY, "m1", entry(2).number)
-    await store.put(OWNER, KEY, replace(entry(2, "m1"), redriven=True), b"")
+    await store.put(OWNER, KEY, replace(entry(2, "m1"), redriven=True, due=due), b"")
 
     await store.delete(OWNER, KEY, {"m1": record(CANCELLED)}, NOW)
 
     assert await store.record(KEY, "m1") == record(CANCELLED)
-
-
-# --- forgetting
-
-
-async def test_records_and_silent_streams_are_kept_a_day(store: StateStore) -> None:
-    await store.commit(OWNER, commit(entry(1), record()))
-    before = await seen(store, ids=("m1",))
-
-    await store.forget(NOW + RECORD_KEPT)
-    assert await seen(store, ids=("m1",)) == before
-
-    await store.forget(NOW + RECORD_KEPT + 1)
-    loaded = await store.load(KEY)
-    assert (loaded.version, loaded.positions, loaded.recent) == (1, {}, [])
-    assert await store.record(KEY, "m1") is None
-
-
-async def test_verbs_are_kept_a_day(store: StateStore, store_time: StoreTime) -> None:
-    await store.control(KEY, cancel("m9", "v9"))
-    recorded = store_time.now()
-
-    await store.forget(recorded + RECORD_KEPT - 60)
-    assert await store.verbs(KEY) == Verbs({"m9"})
-
-    await store.forget(recorded + RECORD_KEPT + 1)
-    assert await store.verbs(KEY) == Verbs()
-    assert await store.control(KEY, cancel("m9", "v9")) == VERB_ANSWER_PENDING
-
-
-async def test_dead_letters_stay_with_their_journals(store: StateStore) -> None:
-    for sequence, fate in enumerate((DEAD, EXPIRED), start=1):
-        await store.journal(OWNER, KEY, attempt(entry(sequence)), {"a": b"1"}, starts=True)
-        await store.commit(OWNER, commit(entry(sequence), record(fate)))
-
-    await store.forget(NOW + MONTH)
-
-    assert await store.record(KEY, "m1") == record(DEAD)
-    assert await store.record(KEY, "m2") == record(EXPIRED)
-    await store.put(OWNER, KEY, entry(1, stream="redrive"), b"")
-    assert (await store.begin(OWNER, KEY, entry(1, stream="redrive"))).journal == {"a": b"1"}
-
-
-async def test_a_stream_stays_while_anything_of_it_waits(store: StateStore) -> None:
-    await store.commit(OWNER, commit(entry(1), record()))
-    await store.commit(OWNER, commit(entry(1, "a", stream="silent"), record(), 1))
-    await store.put(OWNER, KEY, replace(entry(3), skip=True), b"")
-
-    await store.forget(NOW + MONTH)
-
-    assert (await store.load(KEY)).positions == {"gateway": Position(1)}
-
-
-async def test_a_stream_is_as_young_as_its_last_number(store: StateStore) -> None:
-    await store.pass_over(OWNER, KEY, number(1), 1, NOW)
-    await store.commit(OWNER, commit(entry(2), record(), now=NOW + DAY))
-
-    await store.forget(NOW + DAY + 1)
-
-    assert (await store.load(KEY)).positions == {"gateway": Position(2, frozenset({1}))}
-
-
-async def test_a_cancel_stays_until_its_message_is_settled(store: StateStore) -> None:
-    await store.put(OWNER, KEY, entry(1), b"")
-    await store.begin(OWNER, KEY, entry(1))
-    await store.control(KEY, cancel("m1", "v1"))
-
-    await store.forget(NOW + MONTH)
-
-    assert (await store.load(KEY)).verbs.cancelled == {"m1"}
-
-
-async def test_an_idle_session_goes_whole(store: StateStore) -> None:
-    await store.commit(OWNER, commit(entry(1), record()))
-    await store.journal(OWNER, KEY, attempt(entry(9, "never settled")), {"a": b"1"}, starts=True)
-
-    await store.forget(NOW + MONTH)
-    assert await store.summary(KEY) is not None
-
-    await store.forget(NOW + MONTH + 1)
-    assert await store.load(KEY) == Loaded(history=[], inbox=[], recent=[], outbox=[])
-    await store.put(OWNER, KEY, entry(1, "never settled"), b"")
-    assert (await store.begin(OWNER, KEY, entry(1, "never settled"))).journal == {}
-    # and what comes after begins anew
-    await store.commit(OWNER, replace(commit(entry(1, "never settled"), record(), 0, now=NOW + 2 * MONTH), usage=None))
-    summary = await store.summary(KEY)
-    assert summary is not None
-    assert (summary.version, summary.turns, summary.usage, summary.created) == (1, 1, b"", NOW + 2 * MONTH)
-
-
-async def test_a_session_with_anything_in_its_inbox_is_not_idle(store: StateStore) -> None:
-    await store.commit(OWNER, commit(entry(1), record()))
-    await store.put(OWNER, KEY, entry(2), b"")
-
-    await store.forget(NOW + 2 * MONTH)
-
-    assert (await store.load(KEY)).version == 1
-
-
-async def test_much_is_forgotten_too(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_forget, "FORGOTTEN_AT_ONCE", 3)
-    monkeypatch.setattr(redis, "FORGOTTEN_SESSIONS", 2)
-    monkeypatch.setattr(redis, "FORGOTTEN_RECORDS", 3)
-    await given_sessions(store, *((0, session(f"s{n}")) for n in range(7)))
-    await store.delete(OWNER, KEY, {f"m{n}": record(CANCELLED) for n in range(8)}, NOW)
-
-    await store.forget(NOW + 2 * MONTH)
-
-    assert (await store.load(KEY)).recent == []
-    assert await store.summaries("", None, 10) == []
 
 
 # --- by URL

@@ -164,7 +164,7 @@ async def test_a_cancelled_turn_does_not_wait(store: StateStore) -> None:
     assert await seen(store) == before
 
 
-@pytest.mark.parametrize("over", ["settled", "skip", "put back", "begun again"])
+@pytest.mark.parametrize("over", ["settled", "skip", "put back", "begun again", "begun again and paused"])
 async def test_a_late_wait_changes_nothing(store: StateStore, over: str) -> None:
     waits = await ask(store, entry(1))
     if over == "settled":
@@ -176,6 +176,9 @@ async def test_a_late_wait_changes_nothing(store: StateStore, over: str) -> None
     else:
         await place(store, entry(1))
         await store.begin(OWNER, KEY, replace(entry(1), attempts=1))
+    if over.endswith("paused"):
+        await store.control(KEY, pause())
+        waits = replace(waits, awaits=())
     before = await seen(store)
 
     assert await store.suspend(OWNER, KEY, waits, b"")
@@ -245,6 +248,17 @@ async def test_what_was_paused_before_it_began_is_laid_to_rest(store: StateStore
 
 
 # --- rest
+
+
+async def test_what_takes_a_session_from_rest_has_its_verbs_looked_at_again(store: StateStore) -> None:
+    await place(store, entry(1))
+    await store.control(KEY, pause())
+    await store.suspend(OWNER, KEY, entry(1), b"")
+    assert await store.claim(OWNER) == Claimed([], [])
+
+    await store.pass_over(OWNER, KEY, number(1, "other"), 1, 0.0)
+
+    assert await store.claim(OWNER) == Claimed([KEY], [KEY])
 
 
 async def test_what_comes_behind_leaves_it_at_rest(store: StateStore) -> None:

@@ -9,6 +9,7 @@ from support.state_stores import (
     DONE,
     EXPIRED,
     KEY,
+    MARK,
     NOW,
     OWNER,
     SKIPPED,
@@ -19,7 +20,9 @@ from support.state_stores import (
     inbox,
     journal_of,
     number,
+    pause,
     place,
+    promise,
     record,
     seen,
 )
@@ -62,12 +65,17 @@ async def test_the_journal_stays_with_a_dead_letter_until_that_is_settled(
     assert await journal_of(store, "m1") == {}
 
 
-async def test_what_does_not_replace_a_dead_letter_leaves_its_journal(store: StateStore) -> None:
-    await store.journal(OWNER, KEY, attempt(entry(1)), {"a": b"1"}, starts=False)
+async def test_what_does_not_replace_a_dead_letter_leaves_what_its_next_try_needs(store: StateStore) -> None:
+    made = promise()
+    await store.journal(OWNER, KEY, attempt(entry(1)), {"a": b"1"}, starts=False, promises=[made])
     await store.commit(OWNER, commit(entry(1), record(DEAD)))
+    await store.redrive(KEY, "m1", number(1, "redriven"))
+    await store.control(KEY, pause())
 
     await store.commit(OWNER, commit(entry(2, "m1"), record(SKIPPED)))
 
+    assert await store.promise(KEY, made.id) == made
+    assert await store.verbs(KEY) == Verbs(paused={"m1"})
     assert await journal_of(store, "m1") == {"a": b"1"}
 
 
@@ -242,12 +250,33 @@ async def test_a_message_that_waits_is_not_settled_by_its_number_alone(store: St
     assert await seen(store) == before
 
 
-async def test_copies_that_wait_become_skips_whatever_ended_the_message(store: StateStore) -> None:
-    """Both came in while nothing was known of either."""
+async def test_what_was_settled_under_another_number_while_it_ran_is_settled_by_its_number_alone(
+    store: StateStore,
+) -> None:
+    await store.commit(OWNER, commit(entry(1, "m1", stream="other"), record()))
+    await place(store, replace(entry(1), running=MARK, attempts=1))
+    assert not (await inbox(store))[0].skip
+
+    await store.commit(OWNER, commit(entry(1), None))
+
+    assert await inbox(store) == []
+    assert await store.record(KEY, "m1") == record()
+
+
+@pytest.mark.parametrize("fate", [DONE, DEAD], ids=Fate.Name)
+@pytest.mark.parametrize("stands", ["nowhere", "under its mark", "another"])
+async def test_copies_that_wait_become_skips_whatever_ended_the_message(
+    store: StateStore, stands: str, fate: Fate.ValueType
+) -> None:
+    """Both came in while nothing was known of either. What `stands` under the number goes."""
     running, copy = entry(1), entry(1, "m1", stream="other")
     await place(store, copy)
+    if stands == "under its mark":
+        await place(store, replace(running, running=MARK, attempts=1))
+    elif stands == "another":
+        await place(store, replace(entry(1, "another"), running=MARK, attempts=1))
 
-    await store.commit(OWNER, commit(running, record(DEAD)))
+    await store.commit(OWNER, commit(running, record(fate)))
 
     assert await inbox(store) == [replace(copy, skip=True)]
 

@@ -393,6 +393,10 @@ async def test_messages_are_listed_with_where_they_stand(store: StateStore) -> N
     await place(store, entry(1), entry(2), replace(entry(3), running=MARK), replace(entry(4), skip=True))
     await store.control(KEY, pause("m2"))
     await store.commit(OWNER, commit(entry(1, "m5", stream="other"), record(DONE)))
+    # What was paused and is cancelled goes on, to what takes it back.
+    await store.journal(OWNER, KEY, attempt(entry(3)), {"a": b""}, starts=False)
+    await store.control(KEY, pause("m3", "p3"))
+    await store.control(KEY, cancel("m3", "c3"))
 
     listed = await store.messages(0, "", None, 10)
 

@@ -11,6 +11,7 @@ from support.scripted_behaviour import Gate, Scripted
 
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import TroupeError
+from troupe.dataplane.actors import handover
 from troupe.dataplane.actors.behaviour import TurnContext, TurnResult
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Content
@@ -229,7 +230,8 @@ class TestDying:
             assert script.batches == [["a", "b", "c"], ["a"], ["b"], ["c"]]
             assert await worker.state() == "hold;a;b;c;"
 
-    async def test_it_goes_on_under_its_marks(self, backends: Backends) -> None:
+    async def test_it_goes_on_under_its_marks(self, backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(handover, "LOOK", 0.01)
         script = Batching()
         script.whole.open.clear()
         async with backends.several(script, 2) as (first, second):
@@ -239,7 +241,8 @@ class TestDying:
             await first.release(second.owner.instance)
             await second.hold(first.owner.instance)
             await second.send("d", message_id="d")
-            await asyncio.sleep(0.1)
+            # The new owner has what comes next, and has looked at the marks again and again.
+            await until(lambda: second.store_line.calls["put"] and second.store_line.calls["waiting"] > 3)
             assert script.batches == [["a", "b", "c"]]
             script.whole.open.set()
             assert (await second.end_of("d")).fate == DONE

@@ -4,13 +4,17 @@ import asyncio
 
 import pytest
 from support.brokers import letters
+from support.dead_letter_desk import EVERY, at_once, outcomes, whole
 from support.hosting import Backends, until
 from support.scripted_behaviour import Gate, Scripted
 
+from troupe.broker.port import AGENTS
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import Unavailable
+from troupe.dataplane.actors import handover
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.dataplane.actors.outcome import MAX_STARTS
+from troupe.dataplane.dead_letters.letters import DeadLetters
 from troupe.v1 import turn_pb2
 
 CALLS = ("one", "two")
@@ -98,8 +102,10 @@ async def test_a_kill_stops_the_taking_back(backends: Backends, tell: bool) -> N
         await undoing.gate.entered.wait()
         await worker.control("CANCEL", "m")
         await undoing.last.entered.wait()
+        heeded = worker.store_line.calls["verbs"]
         await worker.control("CANCEL", "m")
-        await asyncio.sleep(0.02)
+        await until(lambda: worker.store_line.calls["verbs"] > heeded)
+        await worker.ask("hello", "another")
         assert not undoing.last.left.is_set(), "another CANCEL does not"
         assert await worker.control("KILL", "m", tell=tell) == "APPLIED"
         if not tell:
@@ -185,6 +191,11 @@ async def test_what_fails_is_listed_and_the_message_is_cancelled_all_the_same(ba
         assert (letter.message_id, letter.reason, letter.error) == ("m", "NOT_COMPENSATED", end.error.message)
         assert {"raises": "no way back", "hangs": "TimeoutError"}[how] in letter.error
         assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+        # And to redrive all that there is neither does it nor drops what tells of it.
+        desk = DeadLetters(worker.real_broker, worker.real_store, worker.clock, ready=at_once, whole=whole)
+        redriven = desk.redrive(AGENTS, EVERY, limit=0, rate=0.0, dry_run=False)
+        assert outcomes([one async for one in redriven]) == ["NOT_COMPENSATED"]
+        assert await letters(worker.real_broker) == [letter]
 
 
 async def test_what_kills_its_workers_is_listed_and_not_taken_back(backends: Backends) -> None:
@@ -209,7 +220,10 @@ async def test_what_kills_its_workers_is_listed_and_not_taken_back(backends: Bac
         assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
 
 
-async def test_a_turn_handed_over_takes_back_under_its_mark(backends: Backends) -> None:
+async def test_a_turn_handed_over_takes_back_under_its_mark(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "LOOK", 0.01)
     undoing = Undoing()
     undoing.last.open.clear()
     async with backends.several(undoing.script, 2) as (first, second):
@@ -220,7 +234,7 @@ async def test_a_turn_handed_over_takes_back_under_its_mark(backends: Backends) 
         await first.release(second.owner.instance)
         await second.hold(first.owner.instance)
         later = await second.send("later")
-        await asyncio.sleep(0.05)
+        await until(lambda: second.store_line.calls["put"] and second.store_line.calls["waiting"] > 3)
         undoing.last.open.set()
         assert (await second.end_of(later)).fate == turn_pb2.FATE_DONE
         assert (await second.end_of("m")).fate == turn_pb2.FATE_CANCELLED

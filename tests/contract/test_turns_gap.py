@@ -7,6 +7,7 @@ from support.hosting import Backends, Worker, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.chassis.wire import timestamp
+from troupe.dataplane.actors.patience import PATIENCE
 from troupe.v1 import envelope_pb2, turn_pb2
 from troupe.v1.envelope_pb2 import Content, Envelope, Number
 
@@ -47,6 +48,16 @@ async def test_a_gap_is_passed_over_after_the_timeout_and_a_late_filler_runs_onc
         await _publish(worker, 1, 2, 3)
         assert (await worker.end_of("theirs-3")).fate == turn_pb2.FATE_DONE
         assert await worker.state() == "theirs-2;theirs-1;theirs-3;"
+
+
+async def test_while_commits_take_long_what_fills_a_gap_does_so_as_soon_as_ever(backends: Backends) -> None:
+    async with backends.worker(Scripted()) as worker:
+        worker.commits_took(10.0)
+        async with asyncio.timeout(0.5 * PATIENCE[1]):
+            await _publish(worker, 2)
+            await until(lambda: worker.store_line.calls["put"])
+            await _publish(worker, 1)
+            assert (await worker.end_of("theirs-2")).fate == turn_pb2.FATE_DONE
 
 
 async def test_two_gaps_are_passed_over_one_after_the_other(backends: Backends) -> None:

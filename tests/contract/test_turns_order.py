@@ -3,11 +3,14 @@
 import asyncio
 
 import pytest
-from support.hosting import Backends, Worker, key, until
+from support.hosting import Backends, key, until
 from support.scripted_behaviour import Scripted
 
+from troupe.broker.port import PREFETCH
 from troupe.chassis.errors import AlreadyExists
 from troupe.dataplane.actors.patience import PATIENCE
+from troupe.dataplane.state.port import TurnCommit
+from troupe.dataplane.state.session import Owner
 from troupe.v1 import turn_pb2
 
 
@@ -81,7 +84,7 @@ async def test_what_waits_is_acked_soon(backends: Backends) -> None:
 
 async def test_while_commits_take_long_what_waits_for_one_is_not_written_to_the_inbox(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
-        _slow(worker)
+        worker.commits_took(10.0)
         worker.store_line.before["commit"] = lambda *_: asyncio.sleep(0.2)
         sent = [await worker.send(f"hello-{number}") for number in range(3)]
         for message_id in sent:
@@ -93,7 +96,7 @@ async def test_while_commits_take_long_what_waits_for_code_is_acked_as_soon_as_e
     script = Scripted()
     slow = script.gate("slow")
     async with backends.worker(script, drain_timeout=0) as worker:
-        _slow(worker)
+        worker.commits_took(10.0)
         await worker.send("slow")
         await slow.entered.wait()
         await worker.send("next")
@@ -102,10 +105,37 @@ async def test_while_commits_take_long_what_waits_for_code_is_acked_as_soon_as_e
                 await asyncio.sleep(0.002)
 
 
-def _slow(worker: Worker) -> None:
-    """As if its last commits had taken long."""
-    for _ in range(100):
-        worker.host.world.patience.committed(10.0)
+async def test_a_session_whose_commits_take_long_leaves_the_places_of_its_shard_to_others(backends: Backends) -> None:
+    script = Scripted()
+    async with backends.worker(script) as worker:
+        worker.commits_took(10.0)
+        committed = asyncio.Event()
+
+        async def slow(_: Owner, commit: TurnCommit) -> None:
+            if commit.key == key("busy"):
+                await committed.wait()
+
+        worker.store_line.before["commit"] = slow
+        for number in range(3 * PREFETCH):
+            await worker.send(f"m{number}", "busy")
+        async with asyncio.timeout(0.3 * PATIENCE[1]):
+            assert (await worker.ask("hello", "free")).fate == turn_pb2.FATE_DONE
+        assert script.started == ["busy: m0", "free: hello"]
+        committed.set()
+        await worker.ask("last", "busy")
+        assert await worker.state("busy") == "".join(f"m{number};" for number in range(3 * PREFETCH)) + "last;"
+
+
+async def test_while_commits_take_long_what_waits_behind_a_promise_is_acked_as_soon_as_ever(backends: Backends) -> None:
+    script = Scripted()
+    script.does["ask"] = script.ask_outside
+    async with backends.worker(script) as worker:
+        await worker.send("ask", message_id="m")
+        await worker.at_rest()
+        worker.commits_took(10.0)
+        await worker.send("behind")
+        async with asyncio.timeout(0.5 * PATIENCE[1]):
+            await until(lambda: worker.store_line.calls["put"])
 
 
 class TestTheSameIdAgain:

@@ -135,7 +135,7 @@ async def test_calls_that_run_beside_come_to_their_result_first(backends: Backen
     async with backends.worker(script) as worker:
         await worker.send("both", message_id="m")
         await slow.entered.wait()
-        await asyncio.sleep(0.05)
+        await worker.ask("hello", "another")
         assert not slow.left.is_set()
         slow.open.set()
         await worker.at_rest()

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from support.driven_fleet import DrivenFleet, driven_fleet
 from support.fleets import actor
+from support.hosting import until
 from support.serving_worker import config
 
 from troupe.v1.data_plane_pb2 import ApplyRequest, ReportRequest
@@ -82,13 +83,14 @@ async def test_one_killed_in_the_window_boots_the_last_known_good_each_time(tmp_
 
 
 async def test_one_killed_while_it_prepares_has_not_tried_it(tmp_path: Path) -> None:
-    slow = "import time\ntime.sleep(60)\n"
+    began = tmp_path / "began"
+    slow = f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\ntime.sleep(60)\n"
     (tmp_path / "slow_to_import.py").write_text(slow)
     async with one_worker(tmp_path, window=0.0) as fleet:
         first = (await report(fleet)).running
         second = config(2, actor("recorder", ActorSpec(entry_point="slow_to_import:Recorder")))
         applying = asyncio.create_task(apply(fleet, second))
-        await asyncio.sleep(1.0)
+        await until(began.exists)
         assert (await report(fleet)).running == first, "it serves while it prepares"
         await fleet.workers["w"].kill()
         with pytest.raises(grpc.aio.AioRpcError):

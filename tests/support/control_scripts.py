@@ -141,7 +141,8 @@ class ControlScripts(SideBySide):
         entry = replace(
             entry,
             skip=False,
-            attempts=entry.attempts + begins,
+            # Only what stands is laid to rest without an attempt: else it has begun.
+            attempts=entry.attempts + (begins or stood is None),
             awaits=tuple(sorted(f"{entry.message_id}/{name}" for name in names)),
             running=None,
             suspended=self.now,

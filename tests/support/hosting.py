@@ -182,6 +182,11 @@ class Worker:
         if holds:
             await self.hold()
 
+    def commits_took(self, seconds: float) -> None:
+        """As if its last commits had taken so long."""
+        for _ in range(100):
+            self.host.world.patience.committed(seconds)
+
     async def hold(self, *others: str) -> None:
         """The shard is its own now. `others` are said to live too."""
         await self.host.hold([self.owner], live={self.owner.instance, *others})

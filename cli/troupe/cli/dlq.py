@@ -48,7 +48,11 @@ _STYLES = {
     dead_letter_pb2.REDRIVE_OUTCOME_REDRIVEN: "green",
     dead_letter_pb2.REDRIVE_OUTCOME_UNDECODABLE: "red",
 }
-_STAYS = (dead_letter_pb2.REDRIVE_OUTCOME_NOT_SETTLED, dead_letter_pb2.REDRIVE_OUTCOME_UNDECODABLE)
+_STAYS = (
+    dead_letter_pb2.REDRIVE_OUTCOME_NOT_SETTLED,
+    dead_letter_pb2.REDRIVE_OUTCOME_UNDECODABLE,
+    dead_letter_pb2.REDRIVE_OUTCOME_NOT_COMPENSATED,
+)
 
 
 @dataclass(frozen=True, slots=True)

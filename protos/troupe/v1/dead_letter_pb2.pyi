@@ -37,6 +37,8 @@ class _RedriveOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Redriv
     """Its message ended DONE or CANCELLED since: the letter is gone, and nothing was sent."""
     REDRIVE_OUTCOME_UNDECODABLE: _RedriveOutcome.ValueType  # 4
     """No mailbox can be read from its body: the letter stays, and only a purge removes it."""
+    REDRIVE_OUTCOME_NOT_COMPENSATED: _RedriveOutcome.ValueType  # 5
+    """Its message was cancelled, and the letter says what was not taken back: it stays, and only a purge removes it."""
 
 class RedriveOutcome(_RedriveOutcome, metaclass=_RedriveOutcomeEnumTypeWrapper):
     """What Redrive did with one letter."""
@@ -51,6 +53,8 @@ REDRIVE_OUTCOME_OBSOLETE: RedriveOutcome.ValueType  # 3
 """Its message ended DONE or CANCELLED since: the letter is gone, and nothing was sent."""
 REDRIVE_OUTCOME_UNDECODABLE: RedriveOutcome.ValueType  # 4
 """No mailbox can be read from its body: the letter stays, and only a purge removes it."""
+REDRIVE_OUTCOME_NOT_COMPENSATED: RedriveOutcome.ValueType  # 5
+"""Its message was cancelled, and the letter says what was not taken back: it stays, and only a purge removes it."""
 Global___RedriveOutcome: _TypeAlias = RedriveOutcome  # noqa: Y015
 
 @_typing.final

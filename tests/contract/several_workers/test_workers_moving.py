@@ -5,6 +5,7 @@ import socket
 
 import pytest
 from support import scripted_actor
+from support.hosting import until
 from support.member_calls import REF, Stream, converse, get, send, session
 from support.serving_worker import COUNTER, SHARDS
 from support.worker_fleet import Member, WorkerFleet
@@ -12,8 +13,10 @@ from support.worker_fleet import Member, WorkerFleet
 from troupe.chassis.errors import Unavailable
 from troupe.chassis.rpc_client import translated
 from troupe.dataplane import peers
+from troupe.dataplane.actors import handover
 from troupe.v1 import agent_pb2 as pb
 from troupe.v1 import turn_pb2
+from troupe.v1.envelope_pb2 import SessionRef
 
 
 class TestMoving:
@@ -69,8 +72,9 @@ class TestMoving:
         await feed.leave()
 
     async def test_a_turn_that_goes_on_after_its_shard_was_handed_over_is_followed_to_its_end(
-        self, fleet: WorkerFleet, owner: Member, other: Member
+        self, fleet: WorkerFleet, owner: Member, other: Member, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(handover, "LOOK", 0.01)
         third = await fleet.start("third", [COUNTER])
         everybody = list(fleet.members.values())
         await fleet.give_all(owner, live=everybody)
@@ -83,7 +87,8 @@ class TestMoving:
                 await asyncio.sleep(0.02)
         await fleet.give_all(other, live=everybody)
         late, following = Stream(other.agents.Subscribe(subscribe)), asyncio.create_task(send(third, "next"))
-        await asyncio.sleep(0.3)
+        # The new owner has what comes next, and has looked at the mark again and again.
+        await until(lambda: other.store.calls["put"] and other.store.calls["waiting"] > 3)
         assert not late.events
         scripted_actor.OPEN.set()
         ends = [await stream.end() for stream in (here, far, late)]
@@ -139,7 +144,9 @@ class TestMoving:
         await stream.has("started")
         await owner.freeze()
         await fleet.give_all(other, tell=[other], live=[owner, other])
-        await asyncio.sleep(0.3)
+        late = Stream(other.agents.Subscribe(pb.SubscribeRequest(session=REF, message_id="m")))
+        await late.has("started")
+        await send(other, session=SessionRef(agent=REF.agent, session="another"))
         assert stream.kinds == ["accepted", "started"], "its turn may still come to its end there"
         await fleet.place({}, tell=[other], live=[other])
         await stream.has("started", 2)

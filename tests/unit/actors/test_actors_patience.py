@@ -53,6 +53,15 @@ def test_one_slow_commit_among_quick_ones_does_not_hold_arrivals_up() -> None:
     assert patience.seconds == LEAST
 
 
+def test_behind_more_commits_than_it_is_worth_to_wait_for_the_least_is_waited() -> None:
+    patience = Patience()
+    for _ in range(100):
+        patience.committed(0.1)
+
+    assert [patience.behind_commits(count) for count in (1, WORTH)] == [patience.seconds] * 2
+    assert patience.seconds > patience.behind_commits(WORTH + 1) == LEAST
+
+
 def test_arrivals_are_due_by_the_patience_of_now_but_those_for_later_at_once(arrival: Arrival, later: Arrival) -> None:
     patience = Patience()
     waiting, scheduled = Arrivals(lambda: patience.seconds), Arrivals(lambda: patience.seconds)

@@ -7,7 +7,7 @@ from support.letters import DIED, given_up, letter
 
 from troupe.broker.envelope import decode
 from troupe.chassis.wire import seconds, timestamp
-from troupe.dataplane.dead_letters.redriving import redriven, undecodable, verdict
+from troupe.dataplane.dead_letters.redriving import NOT_COMPENSATED, redriven, undecodable, verdict
 from troupe.dataplane.dead_letters.shown import death
 from troupe.v1 import turn_pb2
 from troupe.v1.dead_letter_pb2 import RedriveOutcome
@@ -27,10 +27,23 @@ TABLE = {
 
 @pytest.mark.parametrize("fate", TABLE, ids=lambda fate: "no record" if fate is None else Fate.Name(fate))
 def test_only_what_ended_dead_is_sent_and_only_what_is_not_settled_stays(fate: Fate.ValueType | None) -> None:
-    judged = verdict(fate)
+    judged = verdict(letter(), fate)
     name = RedriveOutcome.Name(judged.outcome).removeprefix("REDRIVE_OUTCOME_")
     assert (name, judged.sends, judged.removes) == TABLE[fate]
     assert bool(judged.detail) is not judged.sends
+
+
+@pytest.mark.parametrize("fate", [turn_pb2.FATE_CANCELLED, None], ids=["cancelled", "its record is forgotten"])
+def test_what_a_cancelled_message_left_standing_stays_until_it_is_purged(fate: Fate.ValueType | None) -> None:
+    judged = verdict(letter(reason=NOT_COMPENSATED), fate)
+    assert RedriveOutcome.Name(judged.outcome) == "REDRIVE_OUTCOME_NOT_COMPENSATED"
+    assert not judged.sends
+    assert not judged.removes
+    assert "purge it" in judged.detail
+
+
+def test_what_ended_dead_is_sent_whatever_its_own_code_said() -> None:
+    assert verdict(letter(reason=NOT_COMPENSATED), turn_pb2.FATE_DEAD).sends
 
 
 def test_a_letter_without_a_mailbox_stays() -> None:

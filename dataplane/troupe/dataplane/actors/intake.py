@@ -119,9 +119,13 @@ class Intake:
                     message_log.stir()
 
     def _patience(self) -> float:
-        """A turn whose code runs may take long, however fast the store is."""
+        """Only commits are worth waiting for: a turn whose code runs may take long, however fast the store is, and so
+        may what holds the session up while no turn runs."""
         turn = self._turn()
-        return PATIENCE[0] if turn is not None and turn.waits_for == CODE else self._world.patience.seconds
+        if turn is None or turn.waits_for == CODE:
+            return PATIENCE[0]
+        behind = len(self._memory.inbox) + len(self.arrivals) - turn.waiting
+        return self._world.patience.behind_commits(behind)
 
     def _is_busy(self) -> bool:
         turn = self._turn()

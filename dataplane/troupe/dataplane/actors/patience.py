@@ -1,4 +1,7 @@
-"""How fast the store takes writes just now, and how long it is worth waiting for one's turn without one. Pure."""
+"""How fast the store takes writes just now, and how long it is worth waiting for one's turn without one. Pure.
+
+What arrives and waits holds one of the places that its shard has at the broker, which messages of other sessions need.
+"""
 
 from typing import Final
 
@@ -16,7 +19,7 @@ class Patience:
 
     def __init__(self) -> None:
         self.seconds = PATIENCE[0]
-        """That an arrival waits now."""
+        """That an arrival waits now, where its turn may come within them."""
         self._commit = 0.0
 
     def committed(self, seconds: float) -> None:
@@ -24,3 +27,8 @@ class Patience:
         self._commit += (seconds - self._commit) * WEIGHT
         least, most = PATIENCE
         self.seconds = min(most, max(least, WORTH * self._commit))
+
+    def behind_commits(self, count: int) -> float:
+        """Seconds that arrivals of a session wait now, the last of which starts after so many commits: what comes too
+        late however long it waits is written at once, and others of its shard get its place."""
+        return self.seconds if count <= WORTH else PATIENCE[0]

@@ -142,7 +142,7 @@ class DeadLetters:
             # Unordered work has no record; its claim keeps a copy from acting twice, as numbers do elsewhere.
             return _Case(held, SENT_AGAIN, envelope)
         record = await self._store.record(SessionKey.of(envelope.target), envelope.id)
-        return _Case(held, verdict(record.fate if record else None), envelope)
+        return _Case(held, verdict(held.letter, record.fate if record else None), envelope)
 
     async def _carry_out(self, pool: str, cases: Sequence["_Case"]) -> None:
         """Do as the verdicts say; a case in which that could not be done gets its error."""

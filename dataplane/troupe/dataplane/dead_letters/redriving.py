@@ -14,6 +14,8 @@ LONGEST = 24 * 3600.0
 """Seconds that a redriven message is good for at most."""
 DEATHS = 10
 """Of a message, that it carries along."""
+NOT_COMPENSATED = "NOT_COMPENSATED"
+"""Reason of the letter that says what a cancelled message left standing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,15 @@ class Verdict:
 SENT_AGAIN = Verdict(dead_letter_pb2.REDRIVE_OUTCOME_REDRIVEN)
 
 
-def verdict(fate: Fate.ValueType | None) -> Verdict:
-    """By the fate in the message's record, None where it has none: only what ended dead may begin again."""
+def verdict(letter: DeadLetter, fate: Fate.ValueType | None) -> Verdict:
+    """By the fate in the message's record, None where it has none (any more): only what ended dead may begin again. Of
+    what a cancelled message left standing nothing tells but the letter."""
     match fate:
+        case None | turn_pb2.FATE_CANCELLED if letter.reason == NOT_COMPENSATED:
+            return Verdict(
+                dead_letter_pb2.REDRIVE_OUTCOME_NOT_COMPENSATED,
+                "its message was cancelled; take back by hand what the letter names, then purge it",
+            )
         case None:
             return Verdict(
                 dead_letter_pb2.REDRIVE_OUTCOME_NOT_SETTLED,

@@ -306,7 +306,7 @@ class Session:
         for entry in self.waiting(message_id):
             self.inbox[entry.number] = replace(entry, skip=True)
         for number, (entry, envelope) in self.scheduled.items():
-            if entry.message_id == message_id and not entry.skip:
+            if entry.message_id == message_id:
                 self.scheduled[number] = (schedule.called_off(entry), envelope)
         old = self.records.get(message_id)
         if not rules.replaces(old.record.fate if old else None, record.fate):

@@ -210,7 +210,7 @@ def suspending(entry: Entry, found: Found, *, pending: bool, runs: bool) -> Susp
     if waits is None or not has_ended(waits, entry.attempts):
         return Suspending.PLACED
     # What was put back otherwise, or is another message, awaits nothing that would take the session from rest.
-    same = waits.message_id == entry.message_id and entry.awaits in ((), waits.awaits)
+    same = waits.message_id == entry.message_id and waits.awaits == entry.awaits
     return Suspending.RESTS if same else Suspending.OVER
 
 

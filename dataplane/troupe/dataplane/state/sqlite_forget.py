@@ -85,10 +85,11 @@ _OUTDATED = (
         SELECT rowid FROM sent WHERE at < ? AND NOT EXISTS (
             SELECT 1 FROM outbox WHERE outbox.path = sent.path AND outbox.stream = sent.stream) LIMIT ?)""",
 )
+# What rests does so for a promise or by a verb.
 _CONTROL = """
     DELETE FROM control WHERE path IN (
-        SELECT path FROM control WHERE rests = 0
-        AND NOT EXISTS (SELECT 1 FROM verb WHERE verb.path = control.path)
+        SELECT path FROM control
+        WHERE NOT EXISTS (SELECT 1 FROM verb WHERE verb.path = control.path)
         AND NOT EXISTS (SELECT 1 FROM promise WHERE promise.path = control.path)
         AND NOT EXISTS (SELECT 1 FROM scheduled WHERE scheduled.path = control.path)
         AND NOT EXISTS (SELECT 1 FROM reminder WHERE reminder.path = control.path)

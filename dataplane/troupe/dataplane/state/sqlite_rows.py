@@ -375,8 +375,6 @@ _RECORD = f"""
     INSERT INTO record (path, message_id, fate, status, digest, settled, stays) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (path, message_id) DO UPDATE
     SET fate = excluded.fate, status = excluded.status, digest = excluded.digest, settled = excluded.settled,
-        stays = excluded.stays,
-        awaited_stream = CASE WHEN excluded.stays THEN awaited_stream END,
-        awaited_sequence = CASE WHEN excluded.stays THEN awaited_sequence END
+        stays = excluded.stays
     WHERE fate IN {REDRIVABLE} AND excluded.fate IN {REDRIVEN}
 """

@@ -19,13 +19,13 @@ end
 -- A scheduled message takes its place. Whether that changed the inbox.
 local function enter(number)
   local entry, stood = scheduled_under(number), scheduled_under(number)
-  local waits, found = waits_under(number), without(found_on(entry.message_id), number)
+  local found = without(found_on(entry.message_id), number)
   local outcome, fate, status = placed(entry, found, busy[path], now)
-  local enters = outcome ~= 'SETTLED' and not waits
+  local enters = outcome ~= 'SETTLED'
   if enters then
     take_place(entry, nil, found, outcome)
   end
-  unschedule(stood, enters or waits)
+  unschedule(stood, enters)
   if enters and fate then
     settle(found, {fate = fate, digest = entry.digest, status = status}, exactly(now))
   end

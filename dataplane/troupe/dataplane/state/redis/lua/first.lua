@@ -1,6 +1,5 @@
 -- Puts a message whose attempt ended at the head of the inbox, with the envelope that it has where it waits already.
 local function put_first(entry, envelope, waits, found)
-  wake()
   if waits then
     remove(waits, true)
   elseif found.stands then

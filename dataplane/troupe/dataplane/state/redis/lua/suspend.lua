@@ -40,8 +40,7 @@ look_at_records(found)
 
 if not has_ended(waits, entry.attempts) then
   put_first(entry, ARGV[5], waits, found)
-elseif waits.message_id ~= id
-  or (#entry.awaits > 0 and table.concat(entry.awaits, ' ') ~= table.concat(waits.awaits, ' ')) then
+elseif waits.message_id ~= id or table.concat(entry.awaits, ' ') ~= table.concat(waits.awaits, ' ') then
   return accept(1)
 end
 rest()
