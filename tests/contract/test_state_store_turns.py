@@ -30,6 +30,7 @@ from support.state_stores import (
 from troupe.broker.order import Position
 from troupe.dataplane.state.errors import CancelRecorded, VersionConflict
 from troupe.dataplane.state.port import Placed, StateStore
+from troupe.dataplane.state.session import Verbs
 from troupe.v1.turn_pb2 import Fate
 
 # --- the journal
