@@ -10,7 +10,8 @@ from troupe.broker.order import Number
 from troupe.chassis.clock import Clock, SystemClock
 from troupe.dataplane.state import promises, rules, schedule, verbs
 from troupe.dataplane.state.control import Control, Promise, Settlement
-from troupe.dataplane.state.memory_session import Session, Stream, Talk
+from troupe.dataplane.state.memory_rows import Stream, Talk
+from troupe.dataplane.state.memory_session import Session
 from troupe.dataplane.state.port import Begun, Claimed, Due, Placed, Resting, TurnCommit
 from troupe.dataplane.state.rules import Suspending
 from troupe.dataplane.state.session import (
