@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from support import asking_actor
 from support.asking_actor import DONE, TOKENS
@@ -78,10 +79,11 @@ class Client:
 @asynccontextmanager
 async def asking_fleet(directory: Path) -> AsyncIterator[Client]:
     """Nothing is made, done or let go on before."""
-    asking_actor.OPEN = asyncio.Event()
     TOKENS.clear()
     DONE.clear()
-    async with serving_worker(directory) as worker:
-        await worker.apply(config(1, ASKER, OTHER, *TOOLS))
-        await worker.place()
-        yield Client(worker)
+    # An event is of the loop in which it was first waited for.
+    with mock.patch.object(asking_actor, "OPEN", asyncio.Event()):
+        async with serving_worker(directory) as worker:
+            await worker.apply(config(1, ASKER, OTHER, *TOOLS))
+            await worker.place()
+            yield Client(worker)
