@@ -20,7 +20,7 @@ CAUGHT = {
     "copy before a relayed one is acked": (1, "lost"),
     "sending again": (20, "was confirmed, and is nowhere"),
     "look at returns": (21, "lost"),
-    "declaring again": (72, "left"),
+    "declaring again": (429, "left"),
     "place for strays": (5, "left: troupe.v1.delay"),
     "confirms between queues": (60, "lost"),
     "refusing of publishes": (60, "lost"),
