@@ -22,7 +22,7 @@ _EDGES = tuple(
 
 
 def rung(delay: float) -> int:
-    """The rung for `delay` seconds, in milliseconds: within 8 % of it, or the nearest."""
+    """The rung for `delay` seconds, in milliseconds: within an eleventh of it, or the nearest."""
     return RUNGS[bisect_right(_EDGES, delay * 1_000)]
 
 
