@@ -1,5 +1,6 @@
 """RESTART: the message that goes on in place of one that is at rest."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -109,6 +110,8 @@ class Restarts:
 
     def __init__(self, broker: Broker, store: StateStore, clock: Clock) -> None:
         self._broker, self._store, self._clock = broker, store, clock
+        # A broker shows a letter to one of those who look at the same time.
+        self._looking = asyncio.Lock()
 
     @asynccontextmanager
     async def prepared(self, verb_id: str, key: SessionKey, message_id: str, step: int) -> AsyncIterator[Prepared]:
@@ -136,7 +139,11 @@ class Restarts:
         wanted = Filter(
             key.tenant, namespace=key.namespace, agent=key.agent, session=key.session, message_id=message_id
         )
-        async with self._broker.dead_letters() as letters, aclosing(matching(letters, wanted)) as chosen:
+        async with (
+            self._looking,
+            self._broker.dead_letters() as letters,
+            aclosing(matching(letters, wanted)) as chosen,
+        ):
             async for held in chosen:
                 if not by_server(held.letter):
                     yield message_in(held.letter), held
