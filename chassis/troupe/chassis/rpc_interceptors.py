@@ -27,6 +27,8 @@ else:
 
 _NAMES = {None: "OK"} | {value: code.name for code in grpc.StatusCode for value in (code, code.value[0])}
 _NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
+_GIVEN_UP_BEFORE = 0.1
+"""s before its deadline here a client may have left a call because of it: what its request took on the way."""
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -95,7 +97,7 @@ class _Method:
             answer = await self._running.run(self._admitted, request, context, streams=self._streams)
             code = _NAMES.get(context.code(), "UNKNOWN")
         except asyncio.CancelledError:
-            code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
+            code = "DEADLINE_EXCEEDED" if _late(context) else "CANCELLED"
             raise
         except grpc.aio.UsageError as error:
             code = "INTERNAL"
@@ -154,6 +156,13 @@ async def _abort(context: Context, error: TroupeError) -> None:
     status = rpc_errors.status(error)
     details = ((rpc_errors.STATUS_KEY, status.SerializeToString()),)
     await context.abort(rpc_errors.status_code(error), status.message, details)
+
+
+def _late(context: Context) -> bool:
+    """Whether a call that its client left was out of time. The client's clock for it began before the call came here,
+    so the client gives up first, and what comes of it is a cancellation like any other."""
+    remaining: Any = context.time_remaining()  # None where there is no deadline, which the stubs leave out
+    return remaining is not None and remaining < _GIVEN_UP_BEFORE
 
 
 def _wrapped(handler: Handler, name: str, running: RunningCalls, guard: Guard | None) -> Handler:

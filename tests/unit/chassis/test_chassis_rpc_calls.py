@@ -89,7 +89,11 @@ async def test_many_violations_still_arrive() -> None:
     assert "more" in caught.value.violations[-1].description
 
 
-async def test_a_stream_that_its_client_leaves_ends_the_handler_at_once_and_in_its_own_task() -> None:
+@pytest.mark.parametrize("timeout", [None, 10])
+async def test_a_stream_that_its_client_leaves_ends_the_handler_at_once_and_in_its_own_task(
+    timeout: float | None,
+) -> None:
+    before = counted("answers", "CANCELLED")
     ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def endless(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
@@ -101,11 +105,12 @@ async def test_a_stream_that_its_client_leaves_ends_the_handler_at_once_and_in_i
             ended.set_result(asyncio.current_task() is own)
 
     async with serving_echo(answers=endless) as (_, client):
-        call = client.answers(b"")
+        call = client.answers(b"", timeout=timeout)
         assert await call.read() == b"x"
         call.cancel()
         async with asyncio.timeout(5):
             assert await ended
+    assert counted("answers", "CANCELLED") == before + 1
 
 
 @pytest.mark.parametrize("kind", ["unary", "answers"])
