@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -74,11 +75,20 @@ async def test_a_file_that_one_process_has_alone_is_not_shared(tmp_path: Path, m
 
 @pytest.mark.parametrize("made", [True, False])
 async def test_one_that_comes_while_another_makes_the_file_waits_and_makes_it_where_that_one_died(
-    tmp_path: Path, made: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool
 ) -> None:
     file = tmp_path / "controlplane.db"
     making = sqlite_file.lock(file)
     opened = asyncio.Event()
+    looks, looked = itertools.count(1), asyncio.Event()
+    held = sqlite_file.held
+
+    def look(path: Path, lock: int, *, alone: bool) -> bool:
+        if next(looks) == 6:  # two each time
+            looked.set()
+        return held(path, lock, alone=alone)
+
+    monkeypatch.setattr(sqlite_file, "held", look)
 
     async def come() -> None:
         async with connected(f"sqlite:///{file}", 4) as store:
@@ -86,7 +96,7 @@ async def test_one_that_comes_while_another_makes_the_file_waits_and_makes_it_wh
             opened.set()
 
     coming = asyncio.create_task(come())
-    await asyncio.sleep(3 * sqlite.LOOK)
+    await looked.wait()
     assert not opened.is_set()
     if made:
         sqlite_file.prepare(

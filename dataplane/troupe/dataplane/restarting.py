@@ -16,8 +16,7 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import Unavailable
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.behaviours import steps
-from troupe.dataplane.behaviours.calls import RESULT
-from troupe.dataplane.behaviours.promises import START
+from troupe.dataplane.behaviours.step_names import RESULT, START
 from troupe.dataplane.dead_letters.filter import Filter
 from troupe.dataplane.dead_letters.letters import matching
 from troupe.dataplane.dead_letters.redriving import by_server, lasted

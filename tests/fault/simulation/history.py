@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
-from troupe.dataplane.behaviours.promises import PROMISE, START
+from troupe.dataplane.behaviours.step_names import PROMISE, START
 from troupe.dataplane.state.control import Control, Promise
 from troupe.dataplane.state.session import Owner, Record
 

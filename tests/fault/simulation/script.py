@@ -15,8 +15,8 @@ from troupe.broker.order import Number
 from troupe.broker.retry import RetryPolicy
 from troupe.chassis.errors import FailedPrecondition, TroupeError, Unavailable
 from troupe.dataplane.actors.behaviour import Remind, Send, TurnContext, TurnResult
-from troupe.dataplane.behaviours.calls import RESULT, TAKING_BACK
-from troupe.dataplane.behaviours.promises import PROMISE, START
+from troupe.dataplane.behaviours.calls import TAKING_BACK
+from troupe.dataplane.behaviours.step_names import PROMISE, RESULT, START
 from troupe.dataplane.state.control import Promise
 from troupe.dataplane.state.session import RETENTION, Owner
 from troupe.v1.envelope_pb2 import Content, Envelope

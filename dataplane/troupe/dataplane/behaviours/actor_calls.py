@@ -12,7 +12,8 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import InvalidArgument
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.dataplane.behaviours.calls import TAKING_BACK, JournaledCalls, without_tokens
-from troupe.dataplane.behaviours.promises import START, TurnPromises
+from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.step_names import START
 from troupe.dataplane.tools.call import ToolCall, ToolMessage, call_digest
 from troupe.dataplane.tools.calls import Calls
 from troupe.dataplane.tools.errors import NonDeterministic, ToolFailed, UnknownOutcome

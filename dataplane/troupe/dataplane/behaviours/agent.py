@@ -17,7 +17,8 @@ from troupe.dataplane.agent.conversation import Entry, ModelAnswer, Usage, UserM
 from troupe.dataplane.agent.turn import run_turn
 from troupe.dataplane.behaviours.calls import JournaledCalls
 from troupe.dataplane.behaviours.compensation import compensate
-from troupe.dataplane.behaviours.promises import START, TurnPromises
+from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.step_names import ANSWER, START
 from troupe.dataplane.llm.client import ModelClient
 from troupe.dataplane.llm.request import ModelRequest
 from troupe.dataplane.llm.timings import ModelTimings
@@ -30,8 +31,6 @@ from troupe.v1.envelope_pb2 import Content
 _encode = msgspec.msgpack.Encoder().encode
 _answer = msgspec.msgpack.Decoder(ModelAnswer).decode
 _STARTED: Final = b""
-ANSWER: Final = "answer/"
-"""What journal steps of the model's answers begin with, before the number of the model call, from 0."""
 SNAPSHOT_EVERY: Final = 50
 """Turns from one snapshot of the history to the next: no more deltas are read when a session is loaded."""
 

@@ -12,7 +12,8 @@ from troupe.broker.addressing import SessionKey
 from troupe.chassis.clock import Clock
 from troupe.chassis.wire import duration
 from troupe.dataplane.actors.behaviour import TurnContext
-from troupe.dataplane.behaviours.promises import START, TurnPromises
+from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.step_names import KEY, RESULT, START
 from troupe.dataplane.tools.call import ToolCall, ToolMessage
 from troupe.dataplane.tools.errors import UnknownOutcome
 from troupe.dataplane.tools.executor import ToolOutcome, failure
@@ -24,10 +25,6 @@ ASKED: Final = "unknown-outcome"
 """Name, up to the call's id, of the promise of a call's result."""
 TAKING_BACK: Final = "compensation/"
 """What the ids of compensating calls begin with, before that of the call that they take back."""
-RESULT: Final = "result/"
-KEY: Final = "key/"
-"""What journal steps begin with, before a call's id. KEY: the key under which a message that this one goes on for has
-started it."""
 
 _TOKEN = re.compile(r"(tp_[A-Za-z0-9_-]+)\.[0-9a-f]{32}")
 _encode = msgspec.msgpack.Encoder().encode

@@ -8,7 +8,8 @@ import structlog
 from troupe.chassis.clock import Clock
 from troupe.dataplane.actors.behaviour import NotCompensated, TurnContext
 from troupe.dataplane.behaviours.calls import TAKING_BACK, JournaledCalls
-from troupe.dataplane.behaviours.promises import START, TurnPromises
+from troupe.dataplane.behaviours.promises import TurnPromises
+from troupe.dataplane.behaviours.step_names import START
 from troupe.dataplane.tools.call import ToolCall, ToolMessage
 from troupe.dataplane.tools.calls import Calls
 from troupe.dataplane.tools.errors import UnknownOutcome

@@ -13,16 +13,13 @@ from troupe.chassis.clock import Clock
 from troupe.chassis.errors import DataLoss, InvalidArgument, TroupeError
 from troupe.dataplane import promise_tokens
 from troupe.dataplane.actors.behaviour import TurnContext
+from troupe.dataplane.behaviours.step_names import PROMISE, START
 from troupe.dataplane.state.control import Promise
 from troupe.v1 import promise_pb2
 from troupe.v1.envelope_pb2 import Content
 
 NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,63}")
 """What names of promises and reminders match as a whole."""
-
-START: Final = "start/"
-PROMISE: Final = "promise/"
-"""What the journal steps of calls that start and of promises begin with; the latter hold how many calls had."""
 
 FRESH: Final = 6
 """Attempts whose tokens a promise gets without more. It keeps eight: what an early attempt has given out stays good."""

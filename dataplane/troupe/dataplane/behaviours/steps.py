@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.behaviours import actor_calls, agent
-from troupe.dataplane.behaviours.calls import ASKED, KEY, RESULT, call_key
-from troupe.dataplane.behaviours.promises import PROMISE, START
+from troupe.dataplane.behaviours.calls import ASKED, call_key
+from troupe.dataplane.behaviours.step_names import ANSWER, KEY, PROMISE, RESULT, START
 from troupe.dataplane.state.control import Promise
 from troupe.dataplane.tools.call import ToolCall
 
@@ -40,7 +40,7 @@ def prefix(
     taken = steps(journal)[:step]
     calls = [call.call_id for each in taken for call in each]
     made = [promise for promise in promises if _is_before(step, promise.name, journal, calls)]
-    names = {f"{agent.ANSWER}{each}" for each in range(len(taken))}
+    names = {f"{ANSWER}{each}" for each in range(len(taken))}
     names |= {f"{part}{call}" for part in (START, RESULT, KEY) for call in calls}
     names |= {f"{PROMISE}{promise.name}" for promise in made}
     kept = {name: content for name, content in journal.items() if name in names}
