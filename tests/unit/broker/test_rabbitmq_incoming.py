@@ -1,12 +1,18 @@
 """What is read of a connection without pika's objects: never anything else than pika would read."""
 
 import itertools
-from typing import Literal
+import struct
+from collections import defaultdict
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import ContentFrameAssembler
 
 from troupe.broker.rabbitmq import incoming, wire
 from troupe.broker.rabbitmq.incoming import Confirm, Plain
@@ -17,12 +23,19 @@ plain_properties = st.builds(
     lambda published: spec.BasicProperties(delivery_mode=DELIVERY_MODE, timestamp=published), st.integers(0, 2**63)
 )
 PLAIN = spec.BasicProperties(delivery_mode=DELIVERY_MODE, timestamp=9)
+HEADERS: dict[str, Any] = {
+    "x-delivery-count": 1,
+    "number": [True, 2**40, Decimal("1.5")],
+    "text": ["text", b"\xff", {"nested": {"a": None}}],
+    "time": datetime.fromtimestamp(9, UTC),
+}
+"""Of each type that pika writes."""
 other_properties = st.sampled_from(
     [
         spec.BasicProperties(),
         spec.BasicProperties(delivery_mode=DELIVERY_MODE),
-        spec.BasicProperties(delivery_mode=DELIVERY_MODE, timestamp=7, headers={"x-delivery-count": 1}),
         spec.BasicProperties(delivery_mode=DELIVERY_MODE, timestamp=7, message_id="m"),
+        spec.BasicProperties(delivery_mode=DELIVERY_MODE, timestamp=7, headers=HEADERS),
     ]
 )
 
@@ -108,35 +121,6 @@ def test_any_other_method_is_not_read(method: spec.Basic.Nack | spec.Basic.Retur
     assert incoming.first(frame.Method(3, method).marshal(), 0) == (None, 0)
 
 
-@given(st.integers(0), st.integers(0, 255))
-def test_a_byte_that_is_wrong_is_read_as_pika_reads_it_or_not_at_all(at: int, byte: int) -> None:
-    method = frame.Method(3, _deliver(5)).marshal()
-    written = bytearray(_delivery(3, _deliver(5), PLAIN, b"body" * 20))
-    # All but the names, which nobody reads here.
-    places = [*range(11), *range(len(method) - 1, len(written))]
-    written[places[at % len(places)]] = byte
-
-    found, end = incoming.first(bytes(written), 0)
-
-    if isinstance(found, Plain):
-        assert found == _by_pika(bytes(written[:end]))
-
-
-def _by_pika(written: bytes) -> Plain:
-    frames = []
-    while written:
-        consumed, found = frame.decode_frame(written)
-        frames.append(found)
-        written = written[consumed:]
-    method, header, body = frames
-    assert isinstance(method, frame.Method)
-    assert isinstance(header, frame.Header)
-    assert isinstance(body, frame.Body)
-    assert {method.channel_number, header.channel_number} == {body.channel_number}
-    assert not method.method.redelivered
-    return _read(method.method.delivery_tag, body.channel_number, header.properties, body.fragment)
-
-
 def test_frames_of_two_channels_are_never_one_delivery() -> None:
     mixed = (
         frame.Method(3, _deliver(5)).marshal() + frame.Header(3, 4, PLAIN).marshal() + frame.Body(4, b"body").marshal()
@@ -152,59 +136,125 @@ def test_a_message_as_it_is_published_comes_as_a_plain_delivery() -> None:
     assert incoming.first(method + published, 0)[0] == Plain(wire.CHANNEL, 5, 1_234_567, b"body")
 
 
-class _Reading(Link):
-    """A connection without a server: what comes, in its order, by whomever it was read."""
+class _Connection(AsyncioConnection):
+    """Without a server: what pika hears."""
 
-    def __init__(self, taken: int) -> None:
+    def __init__(self) -> None:
         self._frame_buffer, self.bytes_received = b"", 0
-        self.takers = {taken: self._take}
-        self.read: list[tuple[int, bytes]] = []
-        self.by_pika = 0
+        self.heard: list[tuple[object, ...]] = []
+        self.frames = 0
+        self._contents: defaultdict[int, ContentFrameAssembler] = defaultdict(ContentFrameAssembler)
 
     def come(self, data: bytes) -> None:
         self._on_data_available(data)  # type: ignore[attr-defined]
 
+    def _process_frame(self, found: frame.Frame) -> None:
+        self.frames += 1
+        channel = found.channel_number
+        method = found.method if isinstance(found, frame.Method) else None
+        if isinstance(method, spec.Basic.Ack):
+            self.heard.append((channel, method.delivery_tag, method.multiple))
+        elif isinstance(found, frame.Heartbeat) or (method is not None and not spec.has_content(method.INDEX)):
+            self.heard.append((channel, str(found)))
+        elif content := self._contents[channel].process(found):  # type: ignore[arg-type,var-annotated]
+            of, head, body = content
+            told = [getattr(of.method, name, None) for name in ("delivery_tag", "redelivered")]
+            given = head.properties
+            self.heard.append((channel, *told, given.timestamp, given.headers, given.message_id, body))
+
+
+class _Link(_Connection, Link):
+    """The same with what is read of one channel without pika."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takers = {TAKEN: self._take}
+
     def _take(self, found: Plain | Confirm) -> None:
-        assert isinstance(found, Plain)
-        self.read.append((found.tag, found.body))
-
-    def _process_frame(self, found: object) -> None:
-        if isinstance(found, frame.Method):
-            self.read.append((found.method.delivery_tag, b""))
-            self.by_pika += 1
-        elif isinstance(found, frame.Body):
-            tag, body = self.read[-1]
-            self.read[-1] = tag, body + found.fragment
+        if isinstance(found, Confirm):
+            self.heard.append((found.channel, found.tag, found.multiple))
+        else:
+            self.heard.append((found.channel, found.tag, False, found.published, None, None, found.body))
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from([3, 4]), st.booleans(), st.integers(1, 60), st.integers(1, 2)), max_size=12),
-    st.lists(st.integers(1, 300), min_size=1, max_size=8),
+TAKEN = 3
+channels = st.sampled_from([TAKEN, TAKEN + 1])
+tags = st.integers(1, 2**63)
+deliveries = st.builds(
+    lambda channel, tag, again, properties, parts: _delivery(channel, _deliver(tag, again=again), properties, *parts),
+    channels,
+    tags,
+    st.booleans(),
+    plain_properties | other_properties,
+    st.lists(st.binary(min_size=1, max_size=60), max_size=3),
 )
-def test_whatever_comes_in_whatever_pieces_is_read_once_and_in_order(
-    messages: list[tuple[int, bool, int, int]], pieces: list[int]
-) -> None:
-    sent, expected = b"", []
-    for tag, (channel, again, size, parts) in enumerate(messages, 1):
-        sent += _delivery(channel, _deliver(tag, again=again), PLAIN, *[bytes([tag]) * size] * parts)
-        expected.append((tag, bytes([tag]) * size * parts))
-    reading, rest, turns = _Reading(taken=3), sent, itertools.cycle(pieces)
+methods = st.builds(
+    lambda channel, method: frame.Method(channel, method).marshal(),
+    channels,
+    st.one_of(
+        st.builds(spec.Basic.Ack, tags, st.booleans()),
+        st.builds(spec.Basic.Nack, tags, st.booleans()),
+        st.sampled_from([spec.Basic.Cancel("consumer"), spec.Basic.CancelOk("consumer"), spec.Channel.Flow(True)]),
+    ),
+)
+others = st.sampled_from(
+    [
+        frame.Heartbeat().marshal(),
+        frame.Method(0, spec.Connection.Blocked("low on memory")).marshal(),
+        _delivery(TAKEN, spec.Basic.Return(312, "NO_ROUTE", "in", "key"), PLAIN, b"returned"),  # type: ignore[arg-type]
+    ]
+)
+said = st.lists(deliveries | methods | others, max_size=12).map(b"".join)
 
+
+@given(said, st.lists(st.integers(1, 300), min_size=1, max_size=8))
+def test_whatever_comes_in_whatever_pieces_is_heard_as_pika_hears_it(sent: bytes, pieces: list[int]) -> None:
+    pika, link, rest, turns = _Connection(), _Link(), sent, itertools.cycle(pieces)
+
+    pika.come(sent)
     while rest:
         piece = next(turns)
-        reading.come(rest[:piece])
+        link.come(rest[:piece])
         rest = rest[piece:]
 
-    assert reading.read == expected
-    assert reading.bytes_received == len(sent), "pika tells by it that the server lives"
+    assert link.heard == pika.heard
+    assert link.bytes_received == len(sent), "pika tells by it that the server lives"
+
+
+@given(said.filter(bool), st.integers(0), st.integers(0, 255))
+def test_where_a_byte_is_wrong_too(sent: bytes, at: int, byte: int) -> None:
+    spoiled = bytearray(sent)
+    spoiled[at % len(sent)] = byte
+    pika, link = _Connection(), _Link()
+    try:
+        pika.come(bytes(spoiled))
+    except Exception:
+        return  # pika ends the connection
+
+    link.come(bytes(spoiled))
+
+    assert link.heard == pika.heard
 
 
 def test_pika_does_not_see_what_is_taken() -> None:
-    reading = _Reading(taken=3)
-    one = _delivery(3, _deliver(1), PLAIN, b"one")
+    link = _Link()
+    one = _delivery(TAKEN, _deliver(1), PLAIN, b"one")
 
     for piece in (one, one + one[:-1], one[-1:]):
-        reading.come(piece)
+        link.come(piece)
 
-    assert len(reading.read) == 3
-    assert reading.by_pika == 0
+    assert len(link.heard) == 3
+    assert link.frames == 0
+
+
+def test_properties_for_which_pika_has_no_values_are_left_out_and_end_nothing() -> None:
+    in_milliseconds = b"\x04when" + b"T" + (1_700_000_000_000).to_bytes(8)
+    headers = len(in_milliseconds).to_bytes(4) + in_milliseconds
+    content = struct.pack(">HHQH", spec.BasicProperties.INDEX, 0, 3, spec.BasicProperties.FLAG_HEADERS) + headers
+    header = struct.pack(">BHI", spec.FRAME_HEADER, TAKEN, len(content)) + content + bytes([spec.FRAME_END])
+    odd = frame.Method(TAKEN, _deliver(1)).marshal() + header + frame.Body(TAKEN, b"odd").marshal()
+    link = _Link()
+
+    link.come(odd + _delivery(TAKEN, _deliver(2), PLAIN, b"plain"))
+
+    assert link.heard == [(TAKEN, 1, False, None, None, None, b"odd"), (TAKEN, 2, False, 9, None, None, b"plain")]

@@ -74,7 +74,15 @@ def test_a_queue_is_known_again_by_its_name(name: str) -> None:
         assert topology.found(name) == ALL[name]
 
 
-@pytest.mark.parametrize("name", ["", "other", "troupe.v1.mailbox.x", "troupe.v1.delay.81", "troupe.v1.task."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "other",
+        *("troupe.v1." + rest for rest in ("mailbox.x", "mailbox.007", "mailbox.٣", "delay.81", "delay.0100")),
+        *("troupe.v1." + rest for rest in ("task.", "task.GPU", f"task.{64 * 'x'}", "dlq.", "dlq.a b")),
+    ],
+)
 def test_a_strangers_name_is_known_as_none(name: str) -> None:
     assert topology.found(name) is None
 

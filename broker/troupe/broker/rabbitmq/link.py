@@ -102,7 +102,15 @@ class Link(AsyncioConnection):
             for each in found:
                 if (taker := self.takers.get(each.channel)) is not None:
                     taker(each)
-        return super()._read_frame() if end <= len(buffer) else (0, None)  # type: ignore[misc]
+        if end > len(buffer):
+            return 0, None
+        try:
+            return super()._read_frame()  # type: ignore[misc,no-any-return]
+        except incoming.UNREADABLE:
+            # Its message must not end the connection for all others, again whenever it comes: it comes without them.
+            if (read := incoming.bare(self._frame_buffer)) is None:  # type: ignore[attr-defined]
+                raise
+            return read
 
     def _refused(self, _link: object, reason: BaseException) -> None:
         error = errors.refused(reason, self._where, tls=self._tls)

@@ -4,8 +4,7 @@ How much of the delay is left travels with the message, and each delay queue tak
 alone tells when a delay is over; workers may disagree by minutes about what time it is."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from pika import spec
@@ -45,9 +44,7 @@ class Relay:
 
     def handle(self, delivery: Delivery, _: spec.Basic.Deliver, properties: spec.BasicProperties) -> None:
         """Begin with a delivery. The prefetch bounds how many are under way."""
-        headers = properties.headers or {}
-        # Without a queue it is nobody's, and finds its way to the strays.
-        queue, left = str(headers.get(_QUEUE, "")), cast(int, headers.get(_LEFT, 0)) / 1_000
+        queue, left = _journey(properties.headers or {})
         self._tasks.create_task(self._go_on(delivery, queue, left))
 
     async def _go_on(self, delivery: Delivery, queue: str, left: float) -> None:
@@ -60,3 +57,12 @@ class Relay:
             else:
                 delivery.ack()
                 return
+
+
+def _journey(headers: Mapping[str, object]) -> tuple[str, float]:
+    """Where a message is to go, and in how many seconds. One that says neither is nobody's: it waits once more, and
+    finds its way to the strays."""
+    queue, left = headers.get(_QUEUE), headers.get(_LEFT)
+    if isinstance(queue, str) and topology.found(queue) is not None and isinstance(left, int):
+        return queue, left / 1_000
+    return "", 0.0

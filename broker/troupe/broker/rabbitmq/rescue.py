@@ -14,6 +14,8 @@ from troupe.chassis.errors import TroupeError
 
 PAUSE = 1.0
 """Seconds after which a message that could not be sent is tried again."""
+_DEATHS = ("x-death", "x-first-")
+"""Headers: what the server says of how a message left its queues."""
 
 log = structlog.get_logger()
 
@@ -33,7 +35,8 @@ class Rescue:
     def handle(self, delivery: Delivery, method: spec.Basic.Deliver, properties: spec.BasicProperties) -> None:
         """Begin with a delivery. The prefetch bounds how many are under way."""
         exchange = topology.DEAD if method.exchange == topology.DEAD else topology.IN
-        key = method.routing_key or ""
+        # What is not UTF-8 is bytes, here and in the names of headers.
+        key = method.routing_key if isinstance(method.routing_key, str) else ""
         queue = topology.destination(exchange, key)
         if topology.found(queue) is None:  # nobody's: it is kept where people look
             exchange, key, queue = topology.DEAD, AGENTS, topology.letter_queue(AGENTS).name
@@ -44,7 +47,7 @@ class Rescue:
     ) -> None:
         headers: dict[str, Any] = dict(properties.headers or {})
         if exchange != topology.DEAD:  # a letter shows what the server says of its death
-            headers = {name: value for name, value in headers.items() if not name.startswith(("x-death", "x-first-"))}
+            headers = {name: value for name, value in headers.items() if not str(name).startswith(_DEATHS)}
         while True:
             try:
                 await self._declare(queue)

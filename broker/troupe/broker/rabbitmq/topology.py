@@ -1,14 +1,16 @@
 """What a fleet declares in its vhost, as data. Arguments cannot be changed once declared: a change means new names,
 which is why names carry a version. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from troupe.broker.addressing import mailbox, task_queue
+from troupe.broker.addressing import NAME, mailbox, task_queue
 from troupe.broker.port import AGENTS
 from troupe.broker.rabbitmq.ladder import RUNGS
 
 PREFIX = "troupe.v1."
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 IN = PREFIX + "in"
 """Where publishers publish. No alternate exchange: what has no queue comes back to its publisher."""
 WORK = PREFIX + "work"
@@ -129,13 +131,13 @@ def found(name: str) -> Queue | None:
     kind, _, rest = name.removeprefix(PREFIX).partition(".") if name.startswith(PREFIX) else ("", "", "")
     if name == RELAY.name:
         return RELAY
-    if kind == "mailbox" and rest.isdecimal():
+    if kind == "mailbox" and _NUMBER.fullmatch(rest):
         return mailbox_queue(int(rest))
-    if kind == "task" and rest:
+    if kind == "task" and NAME.fullmatch(rest):
         return pool_queue(rest)
-    if kind == "dlq" and rest:
+    if kind == "dlq" and NAME.fullmatch(rest):
         return letter_queue(rest)
-    if kind == "delay" and rest.isdecimal() and int(rest) in RUNGS:
+    if kind == "delay" and _NUMBER.fullmatch(rest) and int(rest) in RUNGS:
         return delay_queue(int(rest))
     return None
 
