@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from support import proxy, rabbitmq
+from support import proxy, rabbitmq, raw_amqp
 from support.brokers import QUEUE, holds
 from support.mailboxes import Receiver, message, queue_of, session_in
 
 from troupe.broker.connect import connected
 from troupe.broker.port import Broker, Delivery, NotSent
+from troupe.broker.rabbitmq import topology
 from troupe.broker.rabbitmq.broker import RabbitmqBroker
+from troupe.broker.rabbitmq.parcel import Parcel
 from troupe.chassis.errors import Unavailable
 
 COUNT = 600
@@ -171,6 +173,47 @@ async def test_a_publish_without_an_answer_fails_clearly_when_the_broker_is_left
         await sent
     with pytest.raises(NotSent):
         await broker.publish(message(2))
+
+
+@pytest.mark.parametrize("ends", ["channel", "connection"])
+async def test_what_is_published_while_its_channel_goes_is_sent_on_the_next(amqp_url: str, ends: str) -> None:
+    failed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    async with _by_way_of_a_proxy(amqp_url) as (way, broker):
+        assert isinstance(broker, RabbitmqBroker)
+        await broker.publish(message(1))
+        publisher, batch = broker._publisher, broker._publisher.batch(1)
+        meanwhile = Parcel(broker._route(message(3), ""), message(3).SerializeToString(), None, 1, batch)
+        assert publisher._channel is not None
+        publisher._channel.raw.add_on_close_callback(lambda *_: publisher.push([meanwhile]))
+
+        if ends == "connection":
+            way.cut()
+        else:
+            with raw_amqp.channel(amqp_url) as channel:
+                channel.exchange_delete(topology.IN)
+        async with asyncio.timeout(10):
+            await asyncio.gather(broker.publish(message(2)), batch.waiter)
+
+        assert failed == []
+        assert meanwhile.outcome is None
+        assert ends == "connection" or way.accepted == 2, "a channel that went took its connection with it"
+
+
+async def test_what_is_on_its_way_to_a_subscription_that_closes_is_not_handed_over(amqp_url: str) -> None:
+    async with _by_way_of_a_proxy(amqp_url) as (way, broker), connected(amqp_url) as other:
+        await other.declare(1)
+        receiver = Receiver()
+        subscription = await broker.consume(QUEUE, receiver)
+        way.stall(to_server=False)
+        await other.publish(message(1))
+        await holds(other, 0)  # it was sent, and the consumer's process does not count here
+
+        await subscription.close()
+        way.heal()
+        await holds(broker, 1)  # asked over the connection by which it came
+
+        assert receiver.deliveries == []
 
 
 async def test_an_operator_closes_the_connections(amqp_url: str, rabbitmq_node: rabbitmq.Node) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
-from pika import exceptions
 
 from troupe.broker.rabbitmq.telling import ACK_DELAY, Teller
 
@@ -88,19 +87,9 @@ def test_after_one_write_the_next_ack_waits_anew(loop: _Loop) -> None:
     assert written == [b"one", b"two"]
 
 
-def test_what_is_void_by_then_and_a_connection_that_goes_write_nothing(loop: _Loop) -> None:
-    def gone(_frames: bytes) -> None:
-        raise exceptions.ConnectionWrongStateError
+def test_what_is_void_by_then_writes_nothing(loop: _Loop) -> None:
+    written = _told(loop, lambda teller: teller.owe(lambda: b"", at_once=False))
 
-    written: list[bytes] = []
-
-    async def tell() -> None:
-        silent, going = Teller(written.append), Teller(gone)
-        silent.owe(lambda: b"", at_once=False)
-        silent.tell()
-        going.owe(lambda: b"one", at_once=False)
-        going.tell()
-
-    loop.run_until_complete(tell())
+    loop.pass_to(ACK_DELAY)
 
     assert not written

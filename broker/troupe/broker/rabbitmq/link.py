@@ -147,6 +147,12 @@ class Channel:
         channel._waiting.discard(opened)
         return channel
 
+    def emit(self, frames: bytes) -> None:
+        """Write frames of this channel that are encoded already; nothing where it is going."""
+        # A server takes what comes on a channel that it closed for a breach of the protocol, and ends the connection.
+        if self.raw.is_open:
+            self._link.emit(frames)
+
     def take(self, taker: Taker) -> None:
         """Hand over what `incoming` can read of this channel, in place of pika's callbacks for it."""
         self._link.takers[self.raw.channel_number] = taker
@@ -206,6 +212,8 @@ class Channel:
         """Close it; returns when the server agreed, or is gone."""
         if self.closed.done():
             return
+        # From here on nothing is handed over: pika drops what comes to a channel that closes.
+        self._link.takers.pop(self.raw.channel_number, None)
         with contextlib.suppress(exceptions.AMQPError):
             self.raw.close()
         await asyncio.shield(self.closed)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
-from pika import exceptions, spec
+from pika import spec
 from pika.frame import Method
 
 from troupe.broker.metrics import NACKS, RETURNS
@@ -48,7 +48,7 @@ class Publisher:
         self._backlog: deque[Parcel] = deque()
         self._flight: dict[int, Parcel] = {}  # by delivery tag, which counts up from 1 on each channel
         self._tag = 0
-        self._link: Link | None = None  # while messages may be written
+        self._channel: Channel | None = None  # while messages may be written
         self._frame_max = 0
         self._out: list[bytes] = []
         self._blocked_since: float | None = None
@@ -81,7 +81,7 @@ class Publisher:
                 parcel.failed("BROKER_CLOSED", "the broker is closed: the process is stopping")
             return
         self._backlog.extend(parcels)
-        if self._link is not None:
+        if self._channel is not None:
             self._pump()
 
     async def run(self) -> None:
@@ -129,7 +129,7 @@ class Publisher:
         link.add_on_connection_blocked_callback(lambda *_: self._on_blocked())
         link.add_on_connection_unblocked_callback(lambda *_: self._on_unblocked())
         self._frame_max = link.params.frame_max
-        self._begin(link)
+        self._begin(channel)
         before = self._tag
         try:
             reason = await asyncio.shield(channel.closed)
@@ -142,14 +142,14 @@ class Publisher:
             await self._redeclare()
         return worked
 
-    def _begin(self, link: Link) -> None:
+    def _begin(self, channel: Channel) -> None:
         self._tag = 0
-        self._link = link
+        self._channel = channel
         self._pump()
 
     def _end(self) -> None:
         """The channel is gone: what was in flight goes first on the next."""
-        self._link = None
+        self._channel = None
         self._out.clear()
         self._on_unblocked()
         for parcel in self._flight.values():
@@ -200,14 +200,10 @@ class Publisher:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """One write for all that was published in this turn of the loop."""
-        if self._link is not None and self._out:
-            frames = b"".join(self._out)
+        """One write for all that was published in this turn of the loop. `_end` takes what was not written."""
+        if self._channel is not None and self._out:
+            self._channel.emit(b"".join(self._out))
             self._out.clear()
-            try:
-                self._link.emit(frames)
-            except exceptions.AMQPError:  # it is closing, and `_end` takes what was not written
-                return
 
     # What the server says
 
@@ -221,7 +217,7 @@ class Publisher:
         for parcel in parcels:
             parcel.unsure = True
             self._hold(parcel)
-        if self._backlog and self._link is not None:
+        if self._backlog and self._channel is not None:
             self._pump()
 
     def _take(self, found: Plain | Confirm) -> None:
@@ -235,7 +231,7 @@ class Publisher:
             else:
                 parcel.route.failures = 0
                 parcel.settle(None)
-        if self._backlog and self._link is not None:
+        if self._backlog and self._channel is not None:
             self._pump()
 
     def _landed(self, tag: int, *, multiple: bool) -> list[Parcel]:
@@ -276,7 +272,7 @@ class Publisher:
         if self._blocked_since is not None:
             metrics.BLOCKED_SECONDS.inc(time.monotonic() - self._blocked_since)
             self._blocked_since = None
-            if self._link is not None:
+            if self._channel is not None:
                 self._pump()
 
     # Repair
@@ -325,7 +321,7 @@ class Publisher:
         self._mending.discard(route)
         held, route.held, route.mending = route.held, [], False
         self._backlog.extendleft(reversed(held))
-        if self._link is not None:
+        if self._channel is not None:
             self._pump()
 
     async def _sweep(self) -> None:
@@ -333,7 +329,7 @@ class Publisher:
         takes nothing. Ends nothing that may have been sent."""
         while True:
             await asyncio.sleep(_SWEEP)
-            if self._link is not None and self._blocked_since is None:
+            if self._channel is not None and self._blocked_since is None:
                 continue
             bound = time.time_ns() // 1_000 - int(BLOCKED_PATIENCE * 1e6)
             kept: deque[Parcel] = deque()

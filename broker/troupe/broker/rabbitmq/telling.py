@@ -1,11 +1,8 @@
 """When a server is told of acks: those of one connection together."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
-
-from pika import exceptions
 
 ACK_DELAY: Final = 0.01
 """Seconds that an ack may wait for others. Each write wakes the server, and costs more than all that stands in it."""
@@ -29,13 +26,12 @@ class Teller:
             self._timer = self._loop.call_soon(self.tell) if at_once else self._loop.call_later(ACK_DELAY, self.tell)
 
     def tell(self) -> None:
-        """Write all that is owed now. Nothing where the connection is going."""
+        """Write all that is owed now."""
         self._wait_no_more()
         owing, self._owing = self._owing, {}
         written = b"".join([frames() for frames in owing])
         if written:
-            with contextlib.suppress(exceptions.AMQPError):
-                self._emit(written)
+            self._emit(written)
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:
