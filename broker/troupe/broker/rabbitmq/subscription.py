@@ -47,6 +47,8 @@ class Hold:
         self._changing, self._news = asyncio.Lock(), asyncio.Event()
         self._cancelled = False
         self._acks = Acks()
+        self._told_at = 0  # the newest unacked delivery when acks were told
+        self._kept = 0  # how many were unacked then and the time before: they keep their places for long
         self.unacked: dict[int, float] = {}
         """When each was published, by delivery tag, so oldest first."""
         self.ended: asyncio.Future[TroupeError] = self._loop.create_future()
@@ -145,14 +147,16 @@ class Hold:
             return
         fresh = self._acks.add(tag)
         if self._teller is not None:
-            # The server stops at the prefetch; before half of it is acked it need not know.
-            self._teller.owe(self._acked, at_once=2 * fresh >= self._prefetch)
+            # The server stops at the prefetch. Before half of the places that come free of it are, it need not know.
+            self._teller.owe(self._acked, at_once=2 * fresh >= self._prefetch - self._kept)
         self._news.set()
 
     def _acked(self) -> bytes:
         """What is to be said of all that was acked since."""
         count, up_to, single = self._acks.take()
         ACKS.inc(count)
+        self._kept = sum(tag <= self._told_at for tag in self.unacked)
+        self._told_at = next(reversed(self.unacked), self._told_at)
         # A channel that is gone has none of them unacked any more.
         if self._channel is None or not self._channel.raw.is_open:
             return b""
