@@ -134,7 +134,7 @@ class Channel:
 
     @classmethod
     async def opened(cls, link: Link, number: int | None = None) -> "Channel":
-        """Raises Unavailable."""
+        """Raises Unavailable. Cancelled: it is closed."""
         channel = cls(link)
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel._waiting.add(opened)
@@ -143,7 +143,12 @@ class Channel:
         except exceptions.AMQPError as error:
             raise errors.lost(error) from error
         channel.raw.add_on_close_callback(channel._on_closed)
-        await opened
+        try:
+            await opened
+        except asyncio.CancelledError:
+            with contextlib.suppress(exceptions.AMQPError):
+                channel.raw.close()
+            raise
         channel._waiting.discard(opened)
         return channel
 

@@ -275,8 +275,13 @@ class Subscribed:
                     metrics.RESUBSCRIPTIONS.inc()
                 else:
                     self._first.set_result(None)
-                await hold.limit(self._prefetch)  # it may have changed meanwhile
-                reason = await asyncio.shield(hold.ended)
+                try:
+                    await hold.limit(self._prefetch)  # it may have changed meanwhile
+                    reason = await asyncio.shield(hold.ended)
+                except asyncio.CancelledError:
+                    if not self._cancelled:
+                        await hold.close()
+                    raise
                 log.warning("subscription lost", queue=self.queue.name, error=str(reason))
                 self._hold = None
                 await hold.close()
