@@ -8,7 +8,7 @@ import time
 import pytest
 from support import rabbitmq, raw_amqp
 from support.brokers import QUEUE, holds, letter, letters, publish
-from support.mailboxes import Receiver, message, number, session_in
+from support.mailboxes import Receiver, message, number, queue_of, session_in
 
 from troupe.broker.addressing import task_queue
 from troupe.broker.connect import connected
@@ -56,6 +56,19 @@ class TestDeleted:
 
             assert receiver.numbers == [1, 2]
             await holds(broker, 0)
+
+    async def test_another_queue_asked_for_at_the_same_time_holds_what_it_held(
+        self, amqp_url: str, rabbitmq_node: rabbitmq.Node
+    ) -> None:
+        async with connected(amqp_url) as broker:
+            await broker.declare(2)
+            await publish(broker, range(1, 4), session=session_in(0, 2))
+            await holds(broker, 3)
+            rabbitmq_node.delete_queue(amqp_url, queue_of(1))
+
+            gone, there = await asyncio.gather(broker.depth(queue_of(1)), broker.depth(QUEUE))
+
+            assert (gone.messages, there.messages) == (0, 3)
 
     async def test_a_task_queue_gets_back_what_was_deferred_meanwhile(
         self, amqp_url: str, rabbitmq_node: rabbitmq.Node

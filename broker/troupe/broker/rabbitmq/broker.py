@@ -75,6 +75,7 @@ class RabbitmqBroker:
         self._subscriptions: dict[str, list[Subscribed]] = {}
         self._ready: dict[str, int] = {}  # messages that waited in each queue when it was last looked at
         self._asking: Channel | None = None
+        self._looking = asyncio.Lock()
         self._declaring = asyncio.Lock()
         self._carrying: dict[str, Subscribed] = {}  # to the broker's own queues
         self._shard_of = functools.lru_cache(_SHARDS_CACHED)(_shard_of)
@@ -272,9 +273,10 @@ class RabbitmqBroker:
         link = self._consuming.present
         if link is None:
             raise Unavailable("BROKER_AWAY", "RabbitMQ is away: how full a queue is cannot be said now")
-        if self._asking is None or self._asking.closed.done():
-            self._asking = await Channel.opened(link)
-        return await self._asking.look(queue)
+        async with self._looking:  # a queue that is not there ends the channel, for whoever else asks on it
+            if self._asking is None or self._asking.closed.done():
+                self._asking = await Channel.opened(link)
+            return await self._asking.look(queue)
 
     # Subscriptions
 
