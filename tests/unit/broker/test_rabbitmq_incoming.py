@@ -1,5 +1,6 @@
 """What is read of a connection without pika's objects: never anything else than pika would read."""
 
+import contextlib
 import itertools
 import struct
 from collections import defaultdict
@@ -136,6 +137,9 @@ def test_a_message_as_it_is_published_comes_as_a_plain_delivery() -> None:
     assert incoming.first(method + published, 0)[0] == Plain(wire.CHANNEL, 5, 1_234_567, b"body")
 
 
+TAKEN = 3
+
+
 class _Connection(AsyncioConnection):
     """Without a server: what pika hears."""
 
@@ -166,9 +170,9 @@ class _Connection(AsyncioConnection):
 class _Link(_Connection, Link):
     """The same with what is read of one channel without pika."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: int = TAKEN) -> None:
         super().__init__()
-        self.takers = {TAKEN: self._take}
+        self.takers = {taken: self._take}
 
     def _take(self, found: Plain | Confirm) -> None:
         if isinstance(found, Confirm):
@@ -177,7 +181,6 @@ class _Link(_Connection, Link):
             self.heard.append((found.channel, found.tag, False, found.published, None, None, found.body))
 
 
-TAKEN = 3
 channels = st.sampled_from([TAKEN, TAKEN + 1])
 tags = st.integers(1, 2**63)
 deliveries = st.builds(
@@ -221,19 +224,40 @@ def test_whatever_comes_in_whatever_pieces_is_heard_as_pika_hears_it(sent: bytes
     assert link.bytes_received == len(sent), "pika tells by it that the server lives"
 
 
-@given(said.filter(bool), st.integers(0), st.integers(0, 255))
-def test_where_a_byte_is_wrong_too(sent: bytes, at: int, byte: int) -> None:
-    spoiled = bytearray(sent)
-    spoiled[at % len(sent)] = byte
-    pika, link = _Connection(), _Link()
-    try:
-        pika.come(bytes(spoiled))
-    except Exception:
-        return  # pika ends the connection
+METHOD = frame.Method(TAKEN, _deliver(5)).marshal()
+NAMES = {*range(11, METHOD.index(b"consumer") + len("consumer")), *range(METHOD.index(b"\x0ctroupe"), len(METHOD) - 1)}
+"""Where the consumer, the exchange and the routing key stand in a delivery: nobody reads them here."""
 
-    link.come(bytes(spoiled))
 
-    assert link.heard == pika.heard
+@pytest.mark.parametrize(
+    ("sent", "names"),
+    [
+        (_delivery(TAKEN, _deliver(5), PLAIN, b"body"), NAMES),
+        (_delivery(TAKEN, _deliver(5, again=True), PLAIN, b"body"), NAMES),
+        (frame.Method(TAKEN, spec.Basic.Ack(5, False)).marshal(), set[int]()),
+    ],
+    ids=["delivery", "redelivery", "confirm"],
+)
+def test_where_a_bit_is_wrong_too(sent: bytes, names: set[int]) -> None:
+    behind = 3 * _delivery(TAKEN, _deliver(6), PLAIN, b"behind")
+    for at in set(range(len(sent))) - names:
+        for bit in range(8):
+            spoiled = bytearray(sent)
+            spoiled[at] ^= 1 << bit
+
+            heard = _heard(_Link(), bytes(spoiled) + behind)
+            by_pika = _heard(_Link(taken=0), bytes(spoiled) + behind)
+
+            # pika may end the connection on it, and of what was wrong nothing counts then either.
+            assert heard[: len(by_pika)] == by_pika, (at, bit)
+            assert all(each[1] == 6 for each in heard[len(by_pika) :]), (at, bit)
+
+
+def _heard(link: _Link, sent: bytes) -> list[tuple[object, ...]]:
+    """All until the connection ends."""
+    with contextlib.suppress(Exception):
+        link.come(sent)
+    return link.heard
 
 
 def test_pika_does_not_see_what_is_taken() -> None:
