@@ -147,7 +147,7 @@ class Hold:
             return
         fresh = self._acks.add(tag)
         if self._teller is not None:
-            # The server stops at the prefetch. Before half of the places that come free of it are, it need not know.
+            # The server stops at the prefetch. Until half of the places that come free at all are, it need not know.
             self._teller.owe(self._acked, at_once=2 * fresh >= self._prefetch - self._kept)
         self._news.set()
 
@@ -280,6 +280,7 @@ class Subscribed:
                     reason = await asyncio.shield(hold.ended)
                 except asyncio.CancelledError:
                     if not self._cancelled:
+                        self._hold = None
                         await hold.close()
                     raise
                 log.warning("subscription lost", queue=self.queue.name, error=str(reason))
