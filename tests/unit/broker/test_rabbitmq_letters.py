@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import spec
@@ -32,6 +33,13 @@ def test_a_letter_comes_back_as_it_was(first: float, last: float, error: str, at
     sent = DeadLetter("id", b"\x00", "gpu", "m", "a/b/c/d", "R", error, attempts, first, last, "w", "r", "t")
 
     assert _travelled(sent) == sent
+
+
+@pytest.mark.parametrize("time", ["", "soon", "nan", "inf", "-1", "1e300", 7, None])
+def test_a_time_that_is_none_is_that_of_the_letter(time: object) -> None:
+    headers = letters.headers(letter()) | {"troupe-first_failed": time}
+
+    assert letters.read("agents", b"", headers, "id", 99.0).first_failed == 99.0
 
 
 def test_the_longest_texts_fit_one_frame() -> None:

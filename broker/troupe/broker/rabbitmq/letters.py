@@ -18,6 +18,8 @@ _MAX_TEXT = 8_192
 _TEXTS = ("message_id", "session", "reason", "error", "worker_id", "revision_id", "trace_id")
 _TIMES = ("first_failed", "last_failed")
 """Travel as text: pika writes no floating point numbers."""
+_YEAR_10000 = 253_402_300_800
+"""Seconds since the epoch; what shows times knows none after it."""
 _REASONS = {"delivery_limit": "DELIVERY_LIMIT", "expired": "EXPIRED", "rejected": "REJECTED", "maxlen": "QUEUE_FULL"}
 
 assert {"id", "body", "pool", *_TEXTS, "attempts", *_TIMES} == {each.name for each in fields(DeadLetter)}
@@ -38,7 +40,7 @@ def read(pool: str, body: bytes, found: Mapping[str, object], message_id: str | 
     if _PREFIX + "reason" not in found or message_id is None:
         return _of_server(pool, body, found, published)
     texts = {name: _text(found.get(_PREFIX + name)) for name in _TEXTS}
-    first, last = (float(_text(found.get(_PREFIX + name)) or published) for name in _TIMES)
+    first, last = (_time(found.get(_PREFIX + name), published) for name in _TIMES)
     attempts = _count(found.get(_PREFIX + "attempts"))
     return DeadLetter(
         id=message_id, body=body, pool=pool, attempts=attempts, first_failed=first, last_failed=last, **texts
@@ -98,6 +100,14 @@ def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     return value if isinstance(value, str) else ""
+
+
+def _time(value: object, otherwise: float) -> float:
+    try:
+        found = float(_text(value))
+    except ValueError:
+        return otherwise
+    return found if 0.0 <= found < _YEAR_10000 else otherwise
 
 
 def _count(value: object) -> int:
