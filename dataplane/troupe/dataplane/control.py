@@ -76,19 +76,22 @@ class TurnControl:
         self, order: Order, messages: Sequence[tuple[SessionKey, MessageRef]], *, relayed: bool = False
     ) -> AsyncGenerator[ControlTurnsResponse, None]:
         """Record the verb for these messages, and tell the turns concerned, wherever they run: one answer each, in
-        order. `relayed`: another worker has recorded it, and tells this one, their owner."""
+        order. Raises what recording it for one of them raised, after the answers of those before. `relayed`: another worker has recorded it, and tells this one, their owner."""
         for start in range(0, len(messages), AT_ONCE):
             some = messages[start : start + AT_ONCE]
-            recorded = await asyncio.gather(*(self._record(order, key, ref, relayed) for key, ref in some))
+            recording = (self._record(order, key, ref, relayed) for key, ref in some)
+            recorded = await asyncio.gather(*recording, return_exceptions=True)
             if not order.dry_run:
                 bound = [
                     (key, ref.message_id)
                     for (key, ref), response in zip(some, recorded, strict=True)
-                    if response.answer in _BINDS
+                    if isinstance(response, ControlTurnsResponse) and response.answer in _BINDS
                 ]
                 self._nudges.verb(order.verb, order.verb_id, bound, lifts=order.lifts, here_only=relayed)
                 await asyncio.gather(*(self._announce(order, key, message_id) for key, message_id in bound))
             for response in recorded:
+                if isinstance(response, BaseException):
+                    raise response
                 yield response
 
     async def selected(
