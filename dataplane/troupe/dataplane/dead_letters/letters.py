@@ -170,10 +170,11 @@ class DeadLetters:
             await self._store.redrive(SessionKey.of(envelope.target), envelope.id, number)
 
     async def _drop(self, held: HeldLetter) -> None:
-        await held.remove()
+        """The letter last: what was cut off before is purged again, where nobody would find a record without one."""
         letter = held.letter
         if letter.pool == AGENTS and (key := session_of(letter)) is not None:
             await self._store.purge(key, letter.message_id)
+        await held.remove()
 
 
 @dataclass(slots=True)
