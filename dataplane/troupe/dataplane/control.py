@@ -76,7 +76,8 @@ class TurnControl:
         self, order: Order, messages: Sequence[tuple[SessionKey, MessageRef]], *, relayed: bool = False
     ) -> AsyncGenerator[ControlTurnsResponse, None]:
         """Record the verb for these messages, and tell the turns concerned, wherever they run: one answer each, in
-        order. Raises what recording it for one of them raised, after the answers of those before. `relayed`: another worker has recorded it, and tells this one, their owner."""
+        order. Raises what recording it for one of them raised, after the answers of those before it. `relayed`: another
+        worker has recorded it, and tells this one, their owner."""
         for start in range(0, len(messages), AT_ONCE):
             some = messages[start : start + AT_ONCE]
             recording = (self._record(order, key, ref, relayed) for key, ref in some)

@@ -117,8 +117,8 @@ class Restarts:
     @asynccontextmanager
     async def prepared(self, verb_id: str, key: SessionKey, message_id: str, step: int) -> AsyncIterator[Prepared]:
         """What to record for this message, so that another goes on from `step`. Inside, nobody else redrives or purges
-        its dead letter, where the broker shows it to one at a time; one that is in somebody's hands is looked for again,
-        a few seconds long. Raises Unavailable then, and where store or broker cannot be used."""
+        its dead letter, where the broker shows it to one at a time. One that is in somebody's hands is looked for again
+        for some seconds; then, and where store or broker cannot be used, raises Unavailable."""
         for pause in (0.0, *PAUSES):
             await self._clock.sleep(pause)
             # Whoever had the letter may have ended its message, or sent it again.
