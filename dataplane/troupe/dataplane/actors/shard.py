@@ -129,8 +129,8 @@ class Shard:
             return
 
     async def sweep(self) -> None:
-        """Take up what has something left to do and is not in memory, or has nothing to do there: what a write left that
-        was carried out late, or whose answer was lost, or of which nobody told. Then the same for the schedule."""
+        """Take up what has something left to do and is not in memory, or has nothing to do there: what a write left
+        that was carried out late, or whose answer was lost, or of which nobody told. Then the same for the schedule."""
         if not self.active:
             return
         # Where nothing else asks the store, this is what finds out that it does not answer.

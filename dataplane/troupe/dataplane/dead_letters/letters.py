@@ -141,7 +141,11 @@ class DeadLetters:
         if held.letter.pool != AGENTS or by_server(held.letter):
             # Unordered work has no record; its claim keeps a copy from acting twice, as numbers do elsewhere.
             return _Case(held, SENT_AGAIN, envelope)
-        record = await self._store.record(SessionKey.of(envelope.target), envelope.id)
+        key = SessionKey.of(envelope.target)
+        record = await self._store.record(key, envelope.id)
+        # The letter of a redriven message is there before its next end is on record.
+        if record is not None and record.redriven and await self._store.waiting(key, envelope.id) is not None:
+            record = None
         return _Case(held, verdict(held.letter, record.fate if record else None), envelope)
 
     async def _carry_out(self, pool: str, cases: Sequence["_Case"]) -> None:
