@@ -44,8 +44,8 @@ class TestRedrive:
         assert [one.number.stream for one in again] == [made[0].id, made[1].id]
 
     async def test_a_redriven_message_is_not_sent_before_it_has_ended_again(self, desk: Desk) -> None:
-        """Its new letter is confirmed before its end is on record. A copy sent in between would be one of what runs, and
-        passed over; and its letter gone."""
+        """Its new letter is confirmed before its end is on record. A copy sent in between would be one of what runs,
+        and passed over; and its letter gone."""
         await desk.keep(1)
         assert outcomes(await desk.redrive()) == ["REDRIVEN"]
         (again,) = await desk.mailed(1)
