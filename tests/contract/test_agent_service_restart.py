@@ -156,14 +156,16 @@ async def test_what_runs_is_paused_first(client: Client) -> None:
 
 async def test_a_dead_letter_goes_on_as_another_message_and_is_gone(client: Client) -> None:
     await client.send("take red broken", "m1")
-    assert (await client.status("m1", wait=10)).fate == FATE_DEAD
+    dead = await client.status("m1", wait=10)
+    assert (dead.fate, dead.attempts) == (FATE_DEAD, 1)
     letters = await client.letters.ListDeadLetters(dead_letter_pb2.ListDeadLettersRequest())
     assert [one.message_id for one in letters.letters] == ["m1"]
 
     response = await restart(client, "m1", 1)
 
     assert answer(response) == "APPLIED"
-    assert (await client.status("m1")).restarted_as == response.restarted_as
+    old = await client.status("m1")
+    assert (old.restarted_as, old.attempts) == (response.restarted_as, 1)
     again = await client.status(response.restarted_as, wait=10)
     assert again.fate == FATE_DEAD  # the room is still broken
     assert DONE == ["booked red"]

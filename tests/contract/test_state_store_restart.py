@@ -289,12 +289,38 @@ async def test_what_is_not_at_rest_stays_as_it_is(store: StateStore, stands: str
     assert await store.control(KEY, replace(control, dry_run=True)) == answer  # and so it stays under this id
 
 
-async def test_a_dead_letter_that_is_gone_is_not_found(store: StateStore) -> None:
+async def test_a_dead_letter_that_was_purged_is_not_found(store: StateStore) -> None:
     await die(store)
+    await store.purge(KEY, "m1")
 
+    assert await store.resting(KEY, "m1") == Resting(b"m1", b"", JOURNAL, 3, [], purged=True)
     assert await store.control(KEY, replace(restart(), restart=None)) == NOT_FOUND
 
     assert await store.record(KEY, "m1") == Record(DEAD, b"died", b"m1")
+
+
+async def test_another_letter_of_a_purged_message_will_do(store: StateStore) -> None:
+    await die(store)
+    await store.purge(KEY, "m1")
+
+    assert await store.control(KEY, restart()) == APPLIED
+
+
+async def test_what_dies_while_it_is_looked_for_was_not_at_rest(store: StateStore) -> None:
+    """Its letter is there: NOT_FOUND would say that nothing is kept of it."""
+    assert await store.resting(KEY, "m1") is None
+    await die(store)
+
+    assert await store.control(KEY, replace(restart(), restart=None)) == NOT_AT_REST
+    assert await store.control(KEY, restart(verb_id="again")) == APPLIED
+
+
+async def test_a_dead_letter_that_comes_again_is_none(store: StateStore) -> None:
+    await die(store)
+    await store.redrive(KEY, "m1", number(1, "letter"))
+
+    assert await store.resting(KEY, "m1") is None
+    assert await store.control(KEY, replace(restart(), restart=None)) == NOT_AT_REST
 
 
 async def test_a_dry_run_says_what_would_happen(store: StateStore) -> None:

@@ -68,6 +68,27 @@ async def test_one_that_fails_again_leaves_another_letter_with_its_history(backe
         assert len({letter.id for letter in found}) == 2
 
 
+async def test_one_that_comes_before_its_owner_has_heard_of_the_end_runs(backends: Backends) -> None:
+    """The store has given the message up, and the answer is slow, or was lost."""
+    script = Scripted()
+    script.fails("flaky", FailedPrecondition("BROKEN", "not yet"), times=1)
+    given_up, heard = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: object) -> None:
+        given_up.set()
+        await heard.wait()
+
+    async with backends.worker(script) as worker:
+        worker.store_line.after["commit"] = slow
+        await worker.send("flaky", message_id="m")
+        await given_up.wait()
+        await _redrive(worker, "again")
+        await until(lambda: any(entry.redriven for entry in worker.actor()._memory.inbox))
+        heard.set()
+        await _fate(worker, turn_pb2.FATE_DONE)
+        assert len(script.started) == 2
+
+
 async def test_a_copy_of_what_ended_well_is_answered_and_not_run(backends: Backends) -> None:
     script = Scripted()
     script.fails("flaky", FailedPrecondition("BROKEN", "not yet"), times=1)

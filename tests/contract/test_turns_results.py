@@ -183,3 +183,17 @@ async def test_a_result_is_kept_though_the_model_fails_meanwhile(backends: Backe
         write.open.set()
         assert (await listener.end()).completed.result.text == "two"
     assert clerk.acted == ["first", "second"], "the next attempt finds the result"
+
+
+async def test_a_result_is_kept_though_its_turn_runs_out_of_time_meanwhile(backends: Backends) -> None:
+    clerk = Clerk()
+    async with writing(backends, clerk) as (worker, listener, _):
+        worker.store_line.before.clear()
+        turn = worker.actor().turn
+        assert turn is not None
+        assert turn.scope is not None
+        turn.scope.reschedule(0.0)
+        assert (await listener.end()).completed.result.text == "two"
+    (sealed,) = [event.sealed for event in listener.events if event.WhichOneof("kind") == "sealed"]
+    assert sealed.error.reason == "TURN_DEADLINE"
+    assert clerk.acted == ["first", "second"], "the next attempt finds the result"

@@ -11,6 +11,7 @@ from support.scripted_behaviour import Scripted
 from troupe.chassis.errors import Unavailable
 from troupe.dataplane.actors import host, schedule
 from troupe.dataplane.state.memory import MemoryStateStore
+from troupe.dataplane.state.session import Backlog
 from troupe.v1 import turn_pb2
 
 
@@ -149,6 +150,27 @@ async def test_a_look_that_fails_is_repeated(backends: Backends, monkeypatch: py
         worker.store_line.before["due"] = fail
         await worker.publish("later", "m", due=time.time() + 0.05)
         assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
+
+
+async def test_one_that_took_its_place_while_the_answer_was_lost_is_found_by_the_sweep(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is in memory, where nobody told it of the message."""
+    monkeypatch.setattr(host, "SWEEP", 0.05)
+    lost = False
+
+    async def lose(*_: object) -> None:
+        nonlocal lost
+        if not lost and await worker.real_store.session_backlog(key()) != Backlog(0, 0):
+            lost = True
+            raise Unavailable("STORE_UNAVAILABLE", "the connection broke")
+
+    async with backends.worker(Scripted()) as worker:
+        await worker.ask("first")
+        worker.store_line.after["due"] = lose
+        await worker.publish("later", "m", due=time.time() + 0.05)
+        assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
+        assert lost
 
 
 class TestClocks:

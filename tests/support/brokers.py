@@ -38,6 +38,8 @@ class Backend:
     """Share of a delay by which a deferred message may come before its time."""
     late: float = 2.0
     """Seconds after its time by which it has come on a busy machine."""
+    shows_to_all: bool = True
+    """A dead letter is shown to everybody who looks, not to one at a time."""
     quiet: float = 0.02
     """Seconds after which it has done what it does by itself: a delivery that would be wrong has come by then."""
 
@@ -67,6 +69,7 @@ BACKENDS: Mapping[str, Backend] = {
         ordered_requeue=False,
         exact_depth=False,
         early=0.125,
+        shows_to_all=False,
         quiet=0.1,
     ),
 }

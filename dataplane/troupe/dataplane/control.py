@@ -26,7 +26,14 @@ from troupe.dataplane.state.control import Control
 from troupe.dataplane.state.port import StateStore
 from troupe.dataplane.state.session import Entry
 from troupe.v1 import agent_pb2, turn_pb2
-from troupe.v1.agent_pb2 import ControlTurnsRequest, ControlTurnsResponse, MessageRef, Verb, VerbAnswer
+from troupe.v1.agent_pb2 import (
+    ControlTurnsRequest,
+    ControlTurnsResponse,
+    MessageRef,
+    MessageStatus,
+    Verb,
+    VerbAnswer,
+)
 from troupe.v1.envelope_pb2 import SessionRef
 from troupe.v1.turn_pb2 import Fate
 
@@ -76,19 +83,23 @@ class TurnControl:
         self, order: Order, messages: Sequence[tuple[SessionKey, MessageRef]], *, relayed: bool = False
     ) -> AsyncGenerator[ControlTurnsResponse, None]:
         """Record the verb for these messages, and tell the turns concerned, wherever they run: one answer each, in
-        order. `relayed`: another worker has recorded it, and tells this one, their owner."""
+        order. Raises what recording it for one of them raised, after the answers of those before it. `relayed`: another
+        worker has recorded it, and tells this one, their owner."""
         for start in range(0, len(messages), AT_ONCE):
             some = messages[start : start + AT_ONCE]
-            recorded = await asyncio.gather(*(self._record(order, key, ref, relayed) for key, ref in some))
+            recording = (self._record(order, key, ref, relayed) for key, ref in some)
+            recorded = await asyncio.gather(*recording, return_exceptions=True)
             if not order.dry_run:
                 bound = [
                     (key, ref.message_id)
                     for (key, ref), response in zip(some, recorded, strict=True)
-                    if response.answer in _BINDS
+                    if isinstance(response, ControlTurnsResponse) and response.answer in _BINDS
                 ]
                 self._nudges.verb(order.verb, order.verb_id, bound, lifts=order.lifts, here_only=relayed)
                 await asyncio.gather(*(self._announce(order, key, message_id) for key, message_id in bound))
             for response in recorded:
+                if isinstance(response, BaseException):
+                    raise response
                 yield response
 
     async def selected(
@@ -159,11 +170,14 @@ class TurnControl:
             response.restarted_as = new_id
 
     async def _cancelled(self, key: SessionKey, message_id: str, restarted_as: str = "") -> bytes:
-        """The status of a message that is settled where it waits."""
-        entry, now = await self._store.waiting(key, message_id), self._clock.now()
-        return cancelled_record(
-            key, message_id, b"", entry.attempts if entry else 0, now, restarted_as=restarted_as
-        ).status
+        """The status of a message that is settled where it waits, or as a dead letter."""
+        attempts = 0
+        if (entry := await self._store.waiting(key, message_id)) is not None:
+            attempts = entry.attempts
+        elif restarted_as and (record := await self._store.record(key, message_id)) is not None:
+            attempts = MessageStatus.FromString(record.status).attempts
+        now = self._clock.now()
+        return cancelled_record(key, message_id, b"", attempts, now, restarted_as=restarted_as).status
 
     async def _announce(self, order: Order, key: SessionKey, message_id: str) -> None:
         """Tell those who follow the message here, where that settled it."""

@@ -31,6 +31,8 @@ STREAM: Final = "restart/"
 """What the streams of such messages begin with, before their ids: each has its own."""
 DIGITS: Final = 32
 """Hexadecimal digits of such an id."""
+PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 0.8, 0.8)
+"""Seconds between two looks for a dead letter that is in somebody's hands."""
 
 log = structlog.get_logger()
 
@@ -115,23 +117,36 @@ class Restarts:
     @asynccontextmanager
     async def prepared(self, verb_id: str, key: SessionKey, message_id: str, step: int) -> AsyncIterator[Prepared]:
         """What to record for this message, so that another goes on from `step`. Inside, nobody else redrives or purges
-        its dead letter. Raises Unavailable where store or broker cannot be used."""
-        found = await self._store.resting(key, message_id)
-        if found is None:
-            yield Prepared()
-            return
-        async with self._message(found, key, message_id) as (old, letter):
-            if old is None:
+        its dead letter, where the broker shows it to one at a time. One that is in somebody's hands is looked for again
+        for some seconds; then, and where store or broker cannot be used, raises Unavailable."""
+        for pause in (0.0, *PAUSES):
+            await self._clock.sleep(pause)
+            # Whoever had the letter may have ended its message, or sent it again.
+            found = await self._store.resting(key, message_id)
+            if found is None:
                 yield Prepared()
-            else:
-                new_id, now = restarted_as(verb_id, message_id), self._clock.now()
-                yield Prepared(restart(found, old, step, key, message_id, new_id, now), journaled(found), letter)
+                return
+            async with self._message(found, key, message_id) as (old, letter):
+                if old is not None:
+                    new_id, now = restarted_as(verb_id, message_id), self._clock.now()
+                    yield Prepared(restart(found, old, step, key, message_id, new_id, now), journaled(found), letter)
+                elif found.purged:
+                    yield Prepared()
+                else:
+                    continue
+                return
+        raise Unavailable(
+            "LETTER_HELD",
+            f"the dead letter of message {message_id} is not to be seen: somebody looks at it, redrives or purges it; "
+            "try again",
+            retry_after=PAUSES[-1],
+        )
 
     @asynccontextmanager
     async def _message(
         self, found: Resting, key: SessionKey, message_id: str
     ) -> AsyncIterator[tuple[Envelope | None, HeldLetter | None]]:
-        """As it waits, or from its dead letter, with that; None where the letter is gone, or in somebody's hands."""
+        """As it waits, or from its dead letter, with that; None where the letter is not to be seen."""
         if found.envelope:
             yield Envelope.FromString(found.envelope), None
             return

@@ -5,18 +5,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from support.dead_letter_desk import DEAD, DONE, EVERY, Desk, Jumping, Through, outcomes
+from support.dead_letter_desk import DEAD, DONE, EVERY, OWNER, Desk, Jumping, Through, outcomes
 from support.fake_clock import FakeClock
 from support.letters import DIED, given_up, letter, undecodable
 
-from troupe.broker.addressing import DEFAULT, task_queue
+from troupe.broker.addressing import DEFAULT, SessionKey, task_queue
 from troupe.broker.port import AGENTS, HeldLetter
 from troupe.chassis.clock import SystemClock
 from troupe.chassis.errors import TroupeError, Unavailable
 from troupe.chassis.ids import uuid7
 from troupe.chassis.wire import seconds
+from troupe.dataplane.actors.entry import entry_of
 from troupe.dataplane.dead_letters.filter import Filter
 from troupe.dataplane.dead_letters.letters import BATCH
+from troupe.dataplane.state.port import Placed, TurnCommit
+from troupe.dataplane.state.session import Record
 from troupe.v1 import turn_pb2
 from troupe.v1.envelope_pb2 import Envelope
 
@@ -39,6 +42,33 @@ class TestRedrive:
         assert [(one.target.session, one.content.text) for one in again] == [("s0", "text 0"), ("s1", "text 1")]
         assert [(one.redrives, [death.reason for death in one.deaths]) for one in again] == [(1, ["MODEL_ERROR"])] * 2
         assert [one.number.stream for one in again] == [made[0].id, made[1].id]
+
+    async def test_a_redriven_message_is_not_sent_before_it_has_ended_again(self, desk: Desk) -> None:
+        """Its new letter is confirmed before its end is on record. A copy sent in between would be one of what runs,
+        and passed over; and its letter gone."""
+        await desk.keep(1)
+        assert outcomes(await desk.redrive()) == ["REDRIVEN"]
+        (again,) = await desk.mailed(1)
+        key, runs = SessionKey.of(again.target), entry_of(again, DIED)
+        assert await desk.store.put(OWNER, key, runs, again.SerializeToString()) is Placed.NEW
+        await desk.store.begin(OWNER, key, runs)
+        newer = letter(again)
+        await desk.broker.dead_letter(newer)
+
+        assert outcomes(await desk.redrive()) == ["NOT_SETTLED"]
+        assert await desk.left() == [newer.id]
+
+        ended = TurnCommit(
+            key=key,
+            number=runs.number,
+            message_id=again.id,
+            record=Record(DEAD, b"again", runs.digest),
+            version=0,
+            now=DIED,
+        )
+        await desk.store.commit(OWNER, ended)
+        assert outcomes(await desk.redrive()) == ["REDRIVEN"]
+        assert await desk.left() == []
 
     async def test_what_the_server_gave_up_goes_to_its_mailbox_again_as_it_was(self, desk: Desk) -> None:
         made = await desk.keep(1, fate=None, worker_id="", reason="DELIVERY_LIMIT")

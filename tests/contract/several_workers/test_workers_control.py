@@ -13,6 +13,8 @@ from support.hosting import until
 from support.member_calls import RELAYED, Stream, converse, send
 from support.worker_fleet import Member, WorkerFleet, worker_fleet
 
+from troupe.broker.addressing import SessionKey
+from troupe.chassis.errors import Unavailable
 from troupe.chassis.rpc_client import translated
 from troupe.chassis.wire import duration
 from troupe.v1 import agent_pb2 as pb
@@ -111,6 +113,27 @@ class TestNudges:
                 await asyncio.sleep(0.01)
         await resolve(other, "yes")
         assert (await fate(other, new, wait=5)).result.text == "yes"
+
+    async def test_what_was_recorded_is_told_where_the_verb_failed_for_another(
+        self, owner: Member, other: Member
+    ) -> None:
+        stream = converse(owner, "ask", session=REF, message_id="m")
+        await stream.has("suspended")
+
+        async def fails(_: SessionKey, message_id: str) -> None:
+            if message_id == "n":
+                raise Unavailable("STORE_AWAY", "the store is away")
+
+        other.store.before["resting"] = fails
+        refs = [MessageRef(session=REF, message_id=one) for one in ("m", "n", "o")]
+        request = pb.ControlTurnsRequest(verb=pb.VERB_RESTART, messages=refs, from_step=0)
+        answers = list[str]()
+        with pytest.raises(Unavailable, match="the store is away"), translated():
+            async for one in other.agents.ControlTurns(request, timeout=10):
+                answers.append(one.message.message_id)
+        assert answers == ["m"]
+        async with asyncio.timeout(5):
+            assert (await stream.end()).failed.error.reason == "RESTARTED"
 
     async def test_a_scheduled_message_that_is_cancelled_ends_for_all_who_wait(
         self, owner: Member, other: Member

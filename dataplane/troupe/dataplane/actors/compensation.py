@@ -1,12 +1,12 @@
 """Taking back what a cancelled turn has done."""
 
 import asyncio
-import functools
 
 import structlog
 
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.actors.behaviour import NotCompensated
+from troupe.dataplane.actors.journal import keep_unheard
 from troupe.dataplane.actors.outcome import MAX_STARTS, cause_of, context_of, said, where
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
@@ -30,10 +30,7 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
     if not turn.start():
         return False
     turn.compensates = True
-    if results := turn.unheard:
-        write = functools.partial(world.store.journal, owner, key, turn.named, results, starts=False)
-        await world.persist("journal", write)
-        turn.journal.update(results)
+    await keep_unheard(world, owner, key, turn)
     try:
         async with asyncio.timeout(behaviour.deadline) as scope:
             turn.acts(scope, world.clock.monotonic() + behaviour.deadline)

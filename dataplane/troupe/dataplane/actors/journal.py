@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Never
 
@@ -123,3 +124,12 @@ class AttemptJournal:
                 turn.due = next(iter(self._writes.values()))
             else:
                 turn.due, turn.waits_for = self._due, CODE
+
+
+async def keep_unheard(world: World, owner: Owner, key: SessionKey, turn: Turn) -> None:
+    """Write the results whose writing was stopped with the attempt: they are known, and nobody else knows them. Raises
+    Fenced."""
+    if results := turn.unheard:
+        write = functools.partial(world.store.journal, owner, key, turn.named, results, starts=False)
+        await world.persist("journal", write)
+        turn.journal.update(results)

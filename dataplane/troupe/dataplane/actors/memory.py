@@ -105,10 +105,12 @@ class SessionMemory:
         self.inbox.settle(number)
 
     def record(self, message_id: str) -> None:
-        """The message has a record; what waits under its id is a copy."""
+        """The message has a record; what waits under its id is a copy. A redriven one may have come since the store had
+        that record, and be the next try: its start says so."""
         self._recorded.add(message_id)
         for entry in self.inbox.of(message_id):
-            self.inbox.replace(replace(entry, skip=True))
+            if not entry.redriven:
+                self.inbox.replace(replace(entry, skip=True))
 
     def turn_over(
         self,

@@ -13,6 +13,7 @@ from troupe.chassis.ledger import Ledger
 from troupe.chassis.wire import seconds
 from troupe.dataplane.actors.attempt import AttemptEvents
 from troupe.dataplane.actors.failures import Failures
+from troupe.dataplane.actors.journal import keep_unheard
 from troupe.dataplane.actors.memory import SessionMemory
 from troupe.dataplane.actors.outcome import Failed, Outcome, Skipped, attempt, judge
 from troupe.dataplane.actors.outlook import Conflict, Outlook, Resting, Resumed, Retrying, Settled
@@ -136,6 +137,7 @@ class TurnRunner:
             outcome = await self._outcome(turn)
             if isinstance(outcome, Failed):
                 self._failures.put(outcome.error)
+                await keep_unheard(self._world, self._owner, self._key, turn)
             return await settle(self._world, self._owner, self._key, turn, outcome, self._memory.loaded)
         finally:
             long_turn.cancel()

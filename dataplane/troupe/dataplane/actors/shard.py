@@ -129,8 +129,8 @@ class Shard:
             return
 
     async def sweep(self) -> None:
-        """Take up what has something left to do and is not in memory, or rests there: what a write left that was
-        carried out late, or of which nobody told. Then the same for the schedule."""
+        """Take up what has something left to do and is not in memory, or has nothing to do there: what a write left
+        that was carried out late, or whose answer was lost, or of which nobody told. Then the same for the schedule."""
         if not self.active:
             return
         # Where nothing else asks the store, this is what finds out that it does not answer.
@@ -147,7 +147,7 @@ class Shard:
         outage.over()
         self._unswept = None
         for key in claimed.due:
-            if self._is_wanted() and ((actor := self.actors.get(key)) is None or actor.at_rest):
+            if self._is_wanted() and ((actor := self.actors.get(key)) is None or actor.at_rest or actor.idle):
                 self.nudge(key)
         for key in claimed.verbs:
             if self._is_wanted() and key in self.actors:

@@ -141,7 +141,11 @@ class DeadLetters:
         if held.letter.pool != AGENTS or by_server(held.letter):
             # Unordered work has no record; its claim keeps a copy from acting twice, as numbers do elsewhere.
             return _Case(held, SENT_AGAIN, envelope)
-        record = await self._store.record(SessionKey.of(envelope.target), envelope.id)
+        key = SessionKey.of(envelope.target)
+        record = await self._store.record(key, envelope.id)
+        # The letter of a redriven message is there before its next end is on record.
+        if record is not None and record.redriven and await self._store.waiting(key, envelope.id) is not None:
+            record = None
         return _Case(held, verdict(held.letter, record.fate if record else None), envelope)
 
     async def _carry_out(self, pool: str, cases: Sequence["_Case"]) -> None:
@@ -170,10 +174,11 @@ class DeadLetters:
             await self._store.redrive(SessionKey.of(envelope.target), envelope.id, number)
 
     async def _drop(self, held: HeldLetter) -> None:
-        await held.remove()
+        """The letter last: what was cut off before is purged again, where nobody would find a record without one."""
         letter = held.letter
         if letter.pool == AGENTS and (key := session_of(letter)) is not None:
             await self._store.purge(key, letter.message_id)
+        await held.remove()
 
 
 @dataclass(slots=True)

@@ -241,7 +241,7 @@ class MemoryStateStore:
     async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
         session = self._find(key)
         waits, kept = next(iter(session.waiting(message_id)), None), session.records.get(message_id)
-        if waits is None and (kept is None or kept.record.fate not in rules.REDRIVABLE):
+        if waits is None and (kept is None or kept.record.fate not in rules.REDRIVABLE or kept.awaits):
             return None
         digest = waits.digest if waits else kept.record.digest if kept else b""
         journal = session.journals.get(message_id, {})
@@ -251,6 +251,7 @@ class MemoryStateStore:
             {step: content for (of, step), content in journal.items() if of == digest},
             len(journal),
             session.promises_of(message_id),
+            purged=waits is None and session.purged(message_id),
         )
 
     async def verbs(self, key: SessionKey) -> Verbs:

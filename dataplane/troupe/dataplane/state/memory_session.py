@@ -107,6 +107,7 @@ class Session:
             fate=self.fate(id_),
             final=rules.is_final(self.fate(id_)),
             awaited=self.awaits(id_),
+            purged=self.purged(id_),
             steps=len(self.journals.get(id_, {})),
             cancelled=self.bound(id_).cancelled,
             pauses=[name for name, kept in recorded.items() if kept.binds and kept.verb == agent_pb2.VERB_PAUSE],
@@ -313,6 +314,11 @@ class Session:
 
     def await_(self, message_id: str, number: Number) -> None:
         self.records[message_id] = replace(self.records[message_id], stays=True, awaits=number)
+
+    def purged(self, message_id: str) -> bool:
+        """Whether the message's dead letter was."""
+        kept = self.records.get(message_id)
+        return kept is not None and kept.record.fate in rules.REDRIVABLE and not kept.stays
 
     def comes_again(self, placed: Entry) -> None:
         """What was placed may be a redriven copy that nobody was told of."""

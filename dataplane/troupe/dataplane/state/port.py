@@ -109,6 +109,8 @@ class Resting:
     """In all that is journaled under its id."""
     promises: Sequence[Promise] = ()
     """By id."""
+    purged: bool = False
+    """It was a dead letter, and that was purged: if another one is there, nobody counts on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,13 +316,13 @@ class StateStore(Protocol):
         RESTART: APPLIED where the message waits between two attempts, or is a dead letter and does not come again, and
         has journaled nothing since `restart` was made: then it is settled as CANCELLED, with `status`, and in the same
         script the other message stands on the schedule, due at once, with its journal and promises. STALE as above;
-        NOT_AT_REST where it runs, is scheduled or comes again, NOT_FOUND where nothing is known of it, TOO_LATE where
-        it has ended otherwise or a CANCEL is recorded."""
+        NOT_AT_REST where it runs, is scheduled or comes again, and without a `restart`, NOT_FOUND where nothing is
+        known of it or its dead letter was purged, TOO_LATE where it has ended otherwise or a CANCEL is recorded."""
         ...
 
     async def resting(self, key: SessionKey, message_id: str) -> Resting | None:
         """What a RESTART needs of the message: as it waits, the foremost where copies do, or as a dead letter; None
-        where it is neither. Whether it is at rest is for `control` to say."""
+        where it is neither, or comes again. Whether it is at rest is for `control` to say."""
         ...
 
     async def verbs(self, key: SessionKey) -> Verbs:

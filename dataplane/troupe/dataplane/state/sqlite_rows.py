@@ -212,13 +212,17 @@ def settle(
 
 def standing(db: sqlite3.Connection, key: SessionKey, control: Control) -> Standing:
     """What a verb finds."""
-    fate, awaited = fate_of(db, key, control.message_id)
+    row = db.execute(
+        f"SELECT fate, {AWAITS}, stays FROM record WHERE {MESSAGE}", (key.path, control.message_id)
+    ).fetchone()
+    fate, awaited, stays = row or (None, False, False)
     return Standing(
         waiting=waiting(db, key, control.message_id),
         scheduled=controls.scheduled(db, key, control.message_id),
         fate=fate,
         final=rules.is_final(fate),
-        awaited=awaited,
+        awaited=bool(awaited),
+        purged=fate in rules.REDRIVABLE and not stays,
         steps=steps(db, key, control.message_id),
         cancelled=controls.bound(db, key, control.message_id).cancelled,
         pauses=controls.pauses(db, key, control.message_id),
@@ -251,16 +255,19 @@ def add_steps(
 def resting(db: sqlite3.Connection, key: SessionKey, message_id: str) -> Resting | None:
     """What a RESTART needs of the message."""
     waits = next(iter(waiting(db, key, message_id)), None)
-    record = db.execute(f"SELECT fate, digest FROM record WHERE {MESSAGE}", (key.path, message_id)).fetchone()
-    if waits is None and (record is None or record[0] not in rules.REDRIVABLE):
+    record = db.execute(
+        f"SELECT fate, {AWAITS}, stays, digest FROM record WHERE {MESSAGE}", (key.path, message_id)
+    ).fetchone()
+    if waits is None and (record is None or record[0] not in rules.REDRIVABLE or record[1]):
         return None
-    digest = waits.digest if waits else record[1]
+    digest = waits.digest if waits else record[3]
     return Resting(
         digest,
         envelope(db, key, waits.number) if waits else b"",
         journal(db, key, message_id, digest),
         steps(db, key, message_id),
         controls.promises_of(db, key, message_id),
+        purged=waits is None and not record[2],
     )
 
 

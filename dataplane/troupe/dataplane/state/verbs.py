@@ -14,8 +14,9 @@ or comes again has not ended, though it was a dead letter before; beside a recor
 copies on their way count as nothing known.
 
 RESTART is for what is at rest: it waits between two attempts, or it is a dead letter. There it is APPLIED, or NOT_FOUND
-where the dead letter is gone; elsewhere NOT_AT_REST where anything is known of the message, otherwise NOT_FOUND;
-TOO_LATE where it has ended in another way, or a CANCEL or KILL binds it.
+where the dead letter was purged; elsewhere, and where it was not so when the RESTART was made, NOT_AT_REST where
+anything is known of the message, otherwise NOT_FOUND; TOO_LATE where it has ended in another way, or a CANCEL or KILL
+binds it.
 
 What was APPLIED or PENDING binds the message until it is settled; a PAUSE until it is lifted. A RESTART settles its
 message at once.
@@ -64,6 +65,8 @@ class Standing:
     """That record stays: what waits beside it is a copy."""
     awaited: bool
     """A redriven copy of it is on its way."""
+    purged: bool
+    """It is a dead letter no more: that was purged."""
     steps: int
     """In its journal."""
     cancelled: bool
@@ -170,7 +173,7 @@ def _restarted(control: Control, found: Standing) -> VerbAnswer.ValueType:
     if control.attempt is not None and not (found.waiting and control.attempt == found.attempt):
         return agent_pb2.VERB_ANSWER_STALE
     rests = not found.begun if found.waiting else found.fate is not None and not found.awaited
-    if rests and control.restart is None and not found.waiting:
+    if rests and control.restart is None and found.purged and not found.waiting:
         return agent_pb2.VERB_ANSWER_NOT_FOUND
     if not rests or control.restart is None or control.restart.seen != found.steps:
         return agent_pb2.VERB_ANSWER_NOT_AT_REST

@@ -240,13 +240,14 @@ def restart(to: Restart) -> Iterator[str | int | bytes]:
 
 def resting(found: Sequence[Any]) -> Resting:
     """From the reply of the script `resting`."""
-    digest, envelope, fields, promises = found
+    digest, envelope, fields, promises, purged = found
     return Resting(
         bytes.fromhex(digest.decode()),
         envelope,
         journal(fields, digest),
         len(fields) // 2,
         sorted((promise(*each) for each in promises), key=lambda each: each.id),
+        bool(purged),
     )
 
 

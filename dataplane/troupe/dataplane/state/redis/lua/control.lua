@@ -63,7 +63,7 @@ local function restarted(waits, known)
   else
     rests = found.fate and not found.awaited
   end
-  if rests and not (waits or ARGV[9]) then
+  if rests and not (waits or ARGV[9]) and redis.call('ZSCORE', SETTLED, id) then
     return VERB_ANSWER_NOT_FOUND
   end
   if not rests or tonumber(ARGV[9]) ~= steps() then
