@@ -31,8 +31,8 @@ class Redriver:
                 key = SessionKey.parse(letter.session)
                 if not everything and self._dice.random() < 0.5:
                     continue
-                record = self._store.fates(key).get(letter.message_id)
-                if record is None:
+                record = await self._store.record(key, letter.message_id)
+                if record is None or (record.redriven and await self._store.waiting(key, letter.message_id)):
                     continue
                 if record.fate in REDRIVABLE:
                     # One that died after its confirm is started again, and finds the letter where it was.
