@@ -54,8 +54,8 @@ async def test_send_with_wait_answers_with_the_fate_and_again_with_the_stored_on
 
 
 async def test_a_wait_that_ends_says_where_the_message_stands(worker: ServingWorker) -> None:
-    running = await worker.agents.Send(message("wait", wait=duration(0.2)))
-    waiting = await worker.agents.Send(message("next", wait=duration(0.2)))
+    running = await worker.agents.Send(message("wait", wait=duration(1.0)))
+    waiting = await worker.agents.Send(message("next", wait=duration(1.0)))
     assert running.status.fate == turn_pb2.FATE_RUNNING
     assert waiting.status.fate == turn_pb2.FATE_WAITING
     session = (await worker.agents.GetSession(pb.GetSessionRequest(session=ref()))).session
