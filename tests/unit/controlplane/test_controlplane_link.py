@@ -170,7 +170,7 @@ async def test_revisions_wait_for_room_on_the_way_but_never_for_a_worker_that_do
         clock.advance(1.0)
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks)
+    await asyncio.wait(tasks, timeout=0.1)
 
 
 async def test_what_is_larger_than_all_the_room_goes_alone() -> None:
