@@ -307,11 +307,11 @@ async def never_ends(exchange: Exchange) -> None:
 @pytest.mark.parametrize(
     ("handler", "timeouts", "phase"),
     [
-        (silent, {"first_token": 0.05}, "first_token"),
-        (opens_only, {"first_token": 0.05}, "first_token"),
-        (stalls, {"between_tokens": 0.05}, "between_tokens"),
-        (never_ends, {"total": 0.2, "between_tokens": 5.0}, "total"),
-        (silent, {"total": 0.05}, "total"),
+        (silent, {"first_token": 0.5}, "first_token"),
+        (opens_only, {"first_token": 0.5}, "first_token"),
+        (stalls, {"between_tokens": 0.5}, "between_tokens"),
+        (never_ends, {"total": 0.5, "between_tokens": 5.0}, "total"),
+        (silent, {"total": 0.5}, "total"),
     ],
 )
 async def test_patience_ends(
