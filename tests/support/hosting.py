@@ -211,7 +211,7 @@ class Worker:
             if actor.turn is not None:
                 actor.turn.deliveries = []
                 actor.turn.abandon()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await host._shards.let_go()
             await self._stack.aclose()
 

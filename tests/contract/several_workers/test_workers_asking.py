@@ -53,7 +53,7 @@ class TestAsking:
         running = converse(owner, "wait")
         await running.has("started")
         streams = [converse(member, message_id="m") for member in (owner, other)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while (await get(owner)).fate != turn_pb2.FATE_WAITING:  # noqa: ASYNC110 - it is in the code under test
                 await asyncio.sleep(0.01)
         request = pb.ControlTurnsRequest(verb=pb.VERB_CANCEL, messages=[MessageRef(session=REF, message_id="m")])

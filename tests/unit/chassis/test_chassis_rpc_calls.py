@@ -108,7 +108,7 @@ async def test_a_stream_that_its_client_leaves_ends_the_handler_at_once_and_in_i
         call = client.answers(b"", timeout=timeout)
         assert await call.read() == b"x"
         call.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             assert await ended
     assert counted("answers", "CANCELLED") == before + 1
 

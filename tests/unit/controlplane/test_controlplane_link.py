@@ -73,7 +73,7 @@ async def test_a_link_that_is_ended_while_its_connection_fails_ends() -> None:
     link = Link(MEMBER, worker.dial, Heard(), FakeClock(), lambda: 1.0, LinkTimes(), Sending())
     link.offer(Packed.of(ConfigSpec(revision_id="r", generation=1, term=1)))
     running = asyncio.create_task(link.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         await worker.applying.wait()
         worker.end.set()
         await worker.letting_go.wait()
@@ -93,7 +93,7 @@ async def test_a_worker_that_does_not_report_is_given_up_and_dialled_again() -> 
     worker, clock = Silent(), FakeClock()
     link = Link(MEMBER, worker.dial, Heard(), clock, lambda: 1.0, LinkTimes(first_report=0.01), Sending())
     running = asyncio.create_task(link.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while worker.dials < 3:
             clock.advance(5.0)
             await asyncio.sleep(0.005)
