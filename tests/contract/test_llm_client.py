@@ -340,14 +340,14 @@ async def test_a_connection_that_never_opens_runs_out_of_time(connections: LlmCo
 
 async def test_slow_tokens_are_waited_for(connections: LlmConnections) -> None:
     async def handler(exchange: Exchange) -> None:
-        for _ in range(6):
+        for _ in range(7):
             await exchange.send(TOKEN)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.35)
         await exchange.send(body(["."]))
 
     async with serving(handler) as server:
-        talk = Talk(connections, server.url, timeouts={"first_token": 1.0, "between_tokens": 1.0})
-        assert (await talk.complete()).text == "a" * 6 + "."
+        talk = Talk(connections, server.url, timeouts={"first_token": 2.0, "between_tokens": 2.0})
+        assert (await talk.complete()).text == "a" * 7 + "."
 
 
 async def test_cancelling_closes_the_connection_at_once(connections: LlmConnections) -> None:
