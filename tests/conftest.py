@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,9 @@ from support import rabbitmq
 # How long an example takes says how busy the machine is: tests that claim a time measure it themselves.
 settings.register_profile("troupe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("troupe")
+
+# A shell's background job ignores Ctrl-C, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

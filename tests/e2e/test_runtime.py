@@ -327,13 +327,16 @@ def test_ctrl_c_stops_a_program_with_a_runtime_in_good_order(tmp_path: Path) -> 
         "            print((await runtime.send('counter', 'one', '2', wait=10)).result.text, flush=True)\n\n"
         "asyncio.run(main())\n"
     )
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    )
-    assert running.stdout is not None
-    assert running.stdout.readline() == "ready\n"
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=20)
+    ) as running:
+        try:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "ready\n"
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=20)
+        finally:
+            running.kill()
     assert out == "3\n"
     assert err.splitlines()[-1] == "KeyboardInterrupt", err
     assert "Error" not in err.replace("asyncio.exceptions.CancelledError", "")

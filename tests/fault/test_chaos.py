@@ -6,7 +6,7 @@ import pytest
 from fault.chaos.storm import Plan, Storm, storm
 
 
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(700)
 async def test_a_storm_over_rabbitmq_and_redis_loses_and_repeats_nothing(tmp_path: Path) -> None:
     plan = Plan(seed=29, seconds=55, pace=2, kills={"RabbitMQ": 3, "Redis": 5}, all_kills=40, settled=2_000)
 
@@ -17,7 +17,7 @@ async def test_a_storm_over_rabbitmq_and_redis_loses_and_repeats_nothing(tmp_pat
     assert len(it.killer.points()) >= 5
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_storm_over_one_process_on_sqlite_loses_and_repeats_nothing(tmp_path: Path) -> None:
     await _raged(Plan(seed=1, seconds=20, fleet="embedded", pace=2, all_kills=6, settled=500), tmp_path)
 

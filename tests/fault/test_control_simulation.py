@@ -5,6 +5,8 @@ import pytest
 from fault.simulation_control.rules import OFF
 from fault.simulation_control.run import simulate
 
+pytestmark = pytest.mark.timeout(300)
+
 SEEDS, CHUNK = 200, 25
 CAUGHT = {
     "comparison with the term": (9, "wrote while the store is in term"),

@@ -14,6 +14,8 @@ from troupe.controlplane.candidacy import Candidacy, Renew, StepDown, Take, Wait
 from troupe.controlplane.stores import rules
 from troupe.controlplane.stores.port import Leadership
 
+pytestmark = pytest.mark.timeout(300)
+
 SEEDS, CHUNK = 200, 50
 ENOUGH = 100
 """Seeds among which each rule that is switched off is missed."""

@@ -11,6 +11,8 @@ from fault.simulation_queues.embedded import EmbeddedWorld
 from fault.simulation_queues.rules import OFF
 from fault.simulation_queues.run import Run, simulate
 
+pytestmark = pytest.mark.timeout(300)
+
 SEEDS, CHUNK = 40, 10
 CAUGHT = {
     "copy before the ack": (1, "lost"),

@@ -5,6 +5,8 @@ import pytest
 from fault.simulation_rollout.rules import OFF
 from fault.simulation_rollout.world import simulate
 
+pytestmark = pytest.mark.timeout(300)
+
 SEEDS, CHUNK = 400, 100
 ENOUGH = 120
 """Seeds among which each rule that is switched off is missed."""

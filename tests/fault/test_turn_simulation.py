@@ -15,6 +15,8 @@ from fault.simulation.restart_rules import OFF as RESTART_OFF
 from fault.simulation.rules import OFF
 from fault.simulation.run import simulate
 
+pytestmark = pytest.mark.timeout(300)
+
 Kind = Callable[[random.Random], Climate]
 SEEDS, CHUNK = 250, 25
 ENOUGH = 400

@@ -39,7 +39,7 @@ class Plan:
     kills: dict[str, int] = field(default_factory=dict)
     all_kills: int = 0
     settled: int = 0
-    patience: float = 180.0
+    patience: float = 400.0
 
 
 @dataclass
