@@ -10,6 +10,7 @@ from support.hosting import Backends
 from support.state_stores import STORES, StoreTime, opening, time_of
 
 from troupe.chassis.ids import uuid7
+from troupe.dataplane import watchdog
 from troupe.dataplane.state.port import StateStore
 
 ON_SERVERS = (
@@ -30,6 +31,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         suite = metafunc.module.__name__.rpartition(".")[2]
         kinds = ["memory", "sqlite", *(["servers"] if suite in ON_SERVERS else [])]
         metafunc.parametrize("backends", kinds, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _blocked_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a loop comes to nothing says how busy the machine is, for which no revision is rolled back here."""
+    monkeypatch.setattr(watchdog, "LATE", 60.0)
 
 
 @pytest.fixture

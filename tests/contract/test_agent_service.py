@@ -38,24 +38,24 @@ async def test_send_without_wait_answers_at_the_confirm(worker: ServingWorker) -
     sent = await worker.agents.Send(message())
     assert sent.status.fate == turn_pb2.FATE_UNSEEN
     got = await worker.agents.GetMessage(
-        pb.GetMessageRequest(session=ref(), message_id=sent.message_id, wait=duration(5))
+        pb.GetMessageRequest(session=ref(), message_id=sent.message_id, wait=duration(20))
     )
     assert (got.status.fate, got.status.result.text) == (turn_pb2.FATE_DONE, "1")
 
 
 async def test_send_with_wait_answers_with_the_fate_and_again_with_the_stored_one(worker: ServingWorker) -> None:
-    first = await worker.agents.Send(message(message_id="m", wait=duration(5)))
-    again = await worker.agents.Send(message(message_id="m", wait=duration(5)))
+    first = await worker.agents.Send(message(message_id="m", wait=duration(20)))
+    again = await worker.agents.Send(message(message_id="m", wait=duration(20)))
     assert first.status.result.text == again.status.result.text == "1"
     assert first.status.attempts == again.status.attempts == 1
     with pytest.raises(AlreadyExists) as refused, translated():
-        await worker.agents.Send(message("other", message_id="m", wait=duration(5)))
+        await worker.agents.Send(message("other", message_id="m", wait=duration(20)))
     assert refused.value.metadata["source"] == "turn"
 
 
 async def test_a_wait_that_ends_says_where_the_message_stands(worker: ServingWorker) -> None:
-    running = await worker.agents.Send(message("wait", wait=duration(0.2)))
-    waiting = await worker.agents.Send(message("next", wait=duration(0.2)))
+    running = await worker.agents.Send(message("wait", wait=duration(1.0)))
+    waiting = await worker.agents.Send(message("next", wait=duration(1.0)))
     assert running.status.fate == turn_pb2.FATE_RUNNING
     assert waiting.status.fate == turn_pb2.FATE_WAITING
     session = (await worker.agents.GetSession(pb.GetSessionRequest(session=ref()))).session
@@ -67,7 +67,7 @@ async def test_a_wait_that_ends_says_where_the_message_stands(worker: ServingWor
 
 async def test_a_dead_message_is_a_status_not_an_error(worker: ServingWorker) -> None:
     for text, reason in (("wrong", "WRONG"), ("bad state", "BAD_STATE")):
-        status = (await worker.agents.Send(message(text, wait=duration(5)))).status
+        status = (await worker.agents.Send(message(text, wait=duration(20)))).status
         assert (status.fate, status.error.reason) == (turn_pb2.FATE_DEAD, reason)
 
 
@@ -112,8 +112,8 @@ async def test_subscribe_follows_a_session_or_one_message(worker: ServingWorker)
     listening = asyncio.create_task(listen())
     async with asyncio.timeout(10):
         while "completed" not in kinds:
-            await worker.agents.Send(message(wait=duration(5), message_id="m"))
-            await worker.agents.Send(message(wait=duration(5)))
+            await worker.agents.Send(message(wait=duration(20), message_id="m"))
+            await worker.agents.Send(message(wait=duration(20)))
     listening.cancel()
     await asyncio.wait([listening])
     settled = worker.agents.Subscribe(pb.SubscribeRequest(session=ref(), message_id="m"))
@@ -138,7 +138,7 @@ async def test_cancel_over_control_turns(worker: ServingWorker) -> None:
 
 async def test_sessions_are_listed_in_pages_and_deleted(worker: ServingWorker) -> None:
     for number in range(7):
-        await worker.agents.Send(message(session=f"s{number}", wait=duration(5)))
+        await worker.agents.Send(message(session=f"s{number}", wait=duration(20)))
     names, token = [], ""
     while True:
         page = await worker.agents.ListSessions(
@@ -152,7 +152,7 @@ async def test_sessions_are_listed_in_pages_and_deleted(worker: ServingWorker) -
     await worker.agents.DeleteSession(pb.DeleteSessionRequest(session=ref("s1")))
     with pytest.raises(NotFound), translated():
         await worker.agents.GetSession(pb.GetSessionRequest(session=ref("s1")))
-    assert (await worker.agents.Send(message(session="s1", wait=duration(5)))).status.result.text == "1"
+    assert (await worker.agents.Send(message(session="s1", wait=duration(20)))).status.result.text == "1"
 
 
 NAMED = MessageRef(session=ref(), message_id="m")
@@ -254,7 +254,7 @@ async def test_a_client_may_not_name_a_tenant(worker: ServingWorker) -> None:
 
 async def test_data_of_any_type_travels(worker: ServingWorker) -> None:
     content = Content(data=Data(content_type="image/png", value=b"\0\xff"))
-    sent = await worker.agents.Send(SendRequest(session=ref(), content=content, wait=duration(5)))
+    sent = await worker.agents.Send(SendRequest(session=ref(), content=content, wait=duration(20)))
     assert sent.status.fate == turn_pb2.FATE_DONE
 
 

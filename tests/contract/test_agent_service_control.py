@@ -172,7 +172,7 @@ class TestSelectors:
 
 class TestLater:
     async def test_a_message_takes_its_place_when_it_is_due_and_not_before(self, client: Client) -> None:
-        await client.send("later", "m", deliver_after=duration(0.6), wait=duration(0.1))
+        await client.send("later", "m", deliver_after=duration(2.0), wait=duration(0.1))
         scheduled = await client.status("m")
         assert scheduled.fate == FATE_SCHEDULED
         due = seconds(scheduled.due)
@@ -180,7 +180,7 @@ class TestLater:
         done = await client.status("m", wait=10)
         assert (done.fate, done.result.text) == (FATE_DONE, "heard later")
         assert seconds(done.settled_at) >= due
-        assert seconds(done.ledger.wall) < 0.5, "its time counts from when it was due"
+        assert seconds(done.ledger.wall) <= seconds(done.settled_at) - due + 0.5, "its time counts from when it was due"
 
     async def test_send_waits_for_a_scheduled_message(self, client: Client) -> None:
         done = await client.send("later", "m", deliver_after=duration(0.3), wait=duration(10))
@@ -194,7 +194,7 @@ class TestLater:
 
     async def test_sent_again_it_runs_once(self, client: Client) -> None:
         for _ in range(3):
-            await client.send("later", "m", deliver_after=duration(0.4))
+            await client.send("later", "m", deliver_after=duration(2.0))
         await client.stands("m", FATE_SCHEDULED)
         assert (await client.send("later", "m", wait=duration(10))).result.text == "heard later"
         session = SessionRef(agent="asker", session="s")
@@ -240,7 +240,7 @@ class TestLater:
         assert [(await client.status(name)).fate for name in ("m", "n")] == [FATE_CANCELLED] * 2
 
     async def test_one_that_is_held_is_not_forgotten(self, client: Client) -> None:
-        await client.send("later", "m", deliver_after=duration(0.5))
+        await client.send("later", "m", deliver_after=duration(2.0))
         await client.stands("m", FATE_SCHEDULED)
         assert await client.control("PAUSE", "m") == [APPLIED]
         held = await client.status("m")
@@ -248,7 +248,7 @@ class TestLater:
         assert (
             await client.selected(fates=[FATE_PAUSED]) == await client.selected(fates=[FATE_SCHEDULED]) == ["asker/s/m"]
         )
-        assert (await client.status("m", wait=1)).fate == FATE_PAUSED, "it is due, and held"
+        assert (await client.status("m", wait=2.2)).fate == FATE_PAUSED, "it is due, and held"
         assert await client.selected("RESUME", fates=[FATE_PAUSED], dry_run=False) == ["asker/s/m"]
         assert (await client.status("m", wait=10)).fate == FATE_DONE
 

@@ -108,7 +108,7 @@ async def test_it_ends_while_it_changes(opened: Opened, ends: str) -> None:
         await opened.quiet()
 
         await getattr(subscription, ends)()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await changing
 
         for delivery in receiver.deliveries:

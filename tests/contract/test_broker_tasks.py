@@ -183,7 +183,7 @@ class TestDeferring:
             await publish(broker, range(1, 12), pool="gpu")
             await receiver.received(1)
 
-            await broker.defer(receiver.deliveries[0], DELAY)
+            await broker.defer(receiver.deliveries[0], 10 * DELAY)
             for count in range(2, 12):
                 await receiver.received(count)
                 receiver.deliveries[-1].ack()
@@ -197,7 +197,7 @@ class TestDeferring:
             await publish(broker, range(1, 4), pool="gpu")
             await receiver.received(3)
 
-            for delivery, delay in zip(receiver.deliveries, (0.8, 0.4, 0.1), strict=True):
+            for delivery, delay in zip(receiver.deliveries, (1.6, 0.8, 0.1), strict=True):
                 await broker.defer(delivery, delay)
 
             assert (await receiver.received(6))[3:] == [3, 2, 1]

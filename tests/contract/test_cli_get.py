@@ -268,7 +268,7 @@ def test_doctor_looks_at_broker_and_state(
     canned: CannedFleet, monkeypatch: pytest.MonkeyPatch, variable: str, url: str, check: str, verdict: str, said: str
 ) -> None:
     canned.worker.answers["ListSessions"] = agent_pb2.ListSessionsResponse()
-    monkeypatch.setattr("troupe.cli.checks.STORES_PATIENCE", 0.2)
+    monkeypatch.setattr("troupe.cli.checks.STORES_PATIENCE", 2.0)
     monkeypatch.setenv(variable, url)
     run = canned.troupe("doctor", "-o", "json")
     found = {one["check"]: one for one in json.loads(run.out)}

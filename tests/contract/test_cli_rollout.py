@@ -223,9 +223,9 @@ async def test_ctrl_c_leaves_the_rollout_to_itself(fleet: Fleet) -> None:
 
 async def test_its_time_is_over_and_it_says_who_is_missing(fleet: Fleet) -> None:
     await fleet.worker("a", hang)
-    run = await fleet.apply("one", "--timeout", "500ms")
+    run = await fleet.apply("one", "--timeout", "2s")
     assert await run.ended() == 1
-    assert run.err == ("error: revision 1 is CANARY after 0.5 s (a: SENT); the rollout goes on; see `troupe status`\n")
+    assert run.err == ("error: revision 1 is CANARY after 2 s (a: SENT); the rollout goes on; see `troupe status`\n")
 
 
 async def test_for_programs_the_revision_is_named_though_its_time_is_over(fleet: Fleet) -> None:

@@ -118,7 +118,7 @@ async def test_where_none_answers_it_says_so_at_once() -> None:
             await client.sync(SyncRequest(revision_id=uuid7()))
     assert unreachable.value.reason == "UNREACHABLE"
     assert "127.0.0.1:2" in str(unreachable.value)
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 10
 
 
 async def test_what_another_would_refuse_as_well_is_not_asked_again() -> None:

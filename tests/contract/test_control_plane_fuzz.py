@@ -187,7 +187,7 @@ async def test_a_thousand_watchers_half_of_whom_never_read_hold_up_nobody(tmp_pa
             took.append(time.monotonic() - began)
         async with asyncio.timeout(40):
             await asyncio.gather(*(_shown(reader, parent) for reader in readers))
-        assert sorted(took)[2] < 2.0
+        assert sorted(took)[2] < 5.0, "half of what a watcher is waited for"
         for call in (*silent, *readers):
             call.cancel()
 

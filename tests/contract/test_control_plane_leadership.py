@@ -17,7 +17,8 @@ from troupe.v1.resource_pb2 import ConfigSpec
 from troupe.v1.rollout_pb2 import RolloutStage
 from troupe.v1.status_pb2 import HEALTH_STATE_HEALTHY, HEALTH_STATE_UNSPECIFIED, RevisionAttempt
 
-QUICK = {"leader_lease": 1.0, "leader_renew_deadline": 0.6, "leader_retry": 0.1}
+QUICK = {"leader_lease": 10.0, "leader_renew_deadline": 6.0, "leader_retry": 0.1}
+"""One that stops resigns, and is not waited for."""
 
 
 @asynccontextmanager

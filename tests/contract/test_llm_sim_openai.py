@@ -281,7 +281,7 @@ async def test_silence_lasts_until_the_client_has_enough(client: AsyncOpenAI) ->
 
 
 async def test_a_stall_comes_after_its_tokens(client: AsyncOpenAI) -> None:
-    stream = await _counting(client.with_options(timeout=0.3), faulty("stall", after=2))
+    stream = await _counting(client.with_options(timeout=2.0), faulty("stall", after=2))
     seen: list[str] = []
 
     with pytest.raises(openai.APITimeoutError):

@@ -22,7 +22,7 @@ from troupe.chassis.errors import FailedPrecondition, InvalidArgument
 from troupe.llm_sim.process import running
 from troupe.llm_sim.settings import LlmSimSettings
 
-ENOUGH = 10
+ENOUGH = 40
 """Seconds after which a test that waits has failed."""
 
 

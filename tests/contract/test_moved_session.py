@@ -46,7 +46,7 @@ async def test_an_owner_that_stalled_is_left_while_its_lease_lasts(tmp_path: Pat
 async def seen(member: Member, completed: list[str]) -> None:
     """Messages by way of this worker reach the follower: the first ones may come before it is there."""
     before = len(completed)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while len(completed) == before:
             await send(member)
             await asyncio.sleep(0.05)

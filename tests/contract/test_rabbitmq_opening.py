@@ -19,7 +19,10 @@ from troupe.chassis.errors import FailedPrecondition, Unavailable
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def _open(url: str, patience: float = 10.0) -> None:
+PATIENCE = 10.0
+
+
+async def _open(url: str, patience: float = PATIENCE) -> None:
     async with RabbitmqBroker.opened(url, patience):
         pass
 
@@ -41,7 +44,7 @@ async def test_nobody_listens() -> None:
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 cannot be reached.*start it"):
         await _open("amqp://127.0.0.1:1", patience=0.5)
 
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 0.8 * PATIENCE
 
 
 async def test_a_server_that_comes_late_is_waited_for(amqp_url: str) -> None:
@@ -74,7 +77,7 @@ async def test_leaving_closes_every_connection(amqp_url: str) -> None:
             await broker.declare(1)
             await broker.consume(QUEUE, Receiver())
             assert way.accepted == 2
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while way.open:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -116,10 +119,12 @@ async def test_a_queue_that_is_there_with_other_arguments_is_named(amqp_url: str
 
 async def test_a_fleet_of_128_shards_is_declared_soon_and_again_sooner(amqp_url: str) -> None:
     async with connected(amqp_url) as broker:
-        await broker.declare(128)
-        began = time.monotonic()
-        await broker.declare(128)
-        assert time.monotonic() - began < 2
+        took = []
+        for _ in range(4):
+            began = time.monotonic()
+            await broker.declare(128)
+            took.append(time.monotonic() - began)
+        assert min(took[1:]) < 0.5 * took[0], took
 
 
 async def test_a_consumer_that_the_server_forgot_is_there_again(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +153,7 @@ async def test_what_a_consumed_mailbox_holds_is_shown(amqp_url: str, monkeypatch
         await broker.consume(QUEUE, receiver, prefetch=2)
         await broker.publish_many([message(sequence) for sequence in range(1, 6)])
         await receiver.received(2)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while shown("messages") != 5:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         age = shown("oldest_seconds")

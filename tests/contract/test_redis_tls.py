@@ -94,7 +94,7 @@ async def test_an_authority_that_did_not_sign_its_certificate_is_refused(guarded
 async def test_tls_where_there_is_none_and_none_where_there_is(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "PATIENCE", 0.5)
+    monkeypatch.setattr(link, "PATIENCE", 1.5)
     plain = guarded.url(guarded.known.ca).replace(f":{guarded.port}", f":{guarded.server.port}")
     assert "if it wants no TLS (redis://)" in str(await refusal(plain))
     assert "if it wants TLS (rediss://)" in str(await refusal(guarded.url(scheme="redis")))

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 from support.brokers import letters
-from support.hosting import Backends, key, until
+from support.hosting import SOON, Backends, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
@@ -20,7 +20,7 @@ async def test_a_running_turn_is_stopped_at_once(backends: Backends) -> None:
     async with backends.worker(script) as worker, worker.conversation("slow", message_id="m") as listener:
         await slow.entered.wait()
         assert await worker.cancel("m") in ("APPLIED", "PENDING")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(SOON):
             await slow.left.wait()
         end = await listener.end()
         assert end.failed.fate == turn_pb2.FATE_CANCELLED
@@ -41,7 +41,7 @@ async def test_a_running_turn_that_nobody_told_is_stopped_by_the_sweep(
         await worker.send("slow", message_id="m")
         await slow.entered.wait()
         await worker.control("CANCEL", "m", tell=False)
-        assert (await worker.end_of("m", wait=3)).fate == turn_pb2.FATE_CANCELLED
+        assert (await worker.end_of("m")).fate == turn_pb2.FATE_CANCELLED
 
 
 async def test_no_further_step_starts_after_it(backends: Backends) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from support.brokers import letters
 from support.dead_letter_desk import EVERY, at_once, outcomes, whole
-from support.hosting import Backends, until
+from support.hosting import SOON, Backends, until
 from support.scripted_behaviour import Gate, Scripted
 
 from troupe.broker.port import AGENTS
@@ -269,7 +269,7 @@ async def test_one_that_is_to_take_back_as_its_shard_is_handed_over_does_so_at_t
             releasing = asyncio.create_task(first.release(second.owner.instance))
             await until(lambda: (turn := first.actor().turn) is not None and turn.called_off)
             released.set()
-            await asyncio.wait_for(releasing, 3)
+            await asyncio.wait_for(releasing, SOON)
             assert undoing.taken_back == []
             await second.hold(first.owner.instance)
             undoing.last.open.set()

@@ -137,7 +137,7 @@ class TestMemory:
             with pytest.raises(ResourceExhausted) as full:
                 for number in range(10):
                     await worker.send(f"m{number}")
-                    await asyncio.sleep(0.01)
+                    await until(lambda number=number: worker.actor().backlog > number)  # type: ignore[misc]
             assert full.value.retry_after
             slow.open.set()
             await until(lambda: worker.actor().idle)

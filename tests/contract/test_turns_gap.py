@@ -53,9 +53,9 @@ async def test_a_gap_is_passed_over_after_the_timeout_and_a_late_filler_runs_onc
 async def test_while_commits_take_long_what_fills_a_gap_does_so_as_soon_as_ever(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
         worker.commits_took(10.0)
-        async with asyncio.timeout(0.5 * PATIENCE[1]):
+        async with asyncio.timeout(0.8 * PATIENCE[1]):
             await _publish(worker, 2)
-            await until(lambda: worker.store_line.calls["put"])
+            await until(lambda: worker.store_line.answered["put"])
             await _publish(worker, 1)
             assert (await worker.end_of("theirs-2")).fate == turn_pb2.FATE_DONE
 
@@ -69,9 +69,10 @@ async def test_two_gaps_are_passed_over_one_after_the_other(backends: Backends) 
 
 async def test_without_a_probe_that_comes_back_nothing_is_given_up(backends: Backends) -> None:
     async with backends.worker(Scripted(), order_timeout=0.1) as worker:
+        ended = asyncio.Event()
 
         async def stall(envelope: Envelope) -> None:
-            await asyncio.sleep(0.5)
+            await ended.wait()
 
         worker.broker_line.before["publish"] = stall
         await _publish(worker, 2)
@@ -80,39 +81,39 @@ async def test_without_a_probe_that_comes_back_nothing_is_given_up(backends: Bac
         assert (await worker.end_of("theirs-2")).fate == turn_pb2.FATE_DONE
         assert await worker.state() == "theirs-1;theirs-2;"
         assert worker.store_line.calls["pass_over"] == 0
+        ended.set()
 
 
 async def test_a_skip_fills_it_at_once(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
         await _publish(worker, 2)
         await worker.real_broker.publish(message(1, skip=True))
-        async with asyncio.timeout(5):
-            assert (await worker.end_of("theirs-2")).fate == turn_pb2.FATE_DONE
+        assert (await worker.end_of("theirs-2")).fate == turn_pb2.FATE_DONE
         assert (await worker.load()).recent == ["theirs-2"], "a SKIP leaves no record"
 
 
 async def test_a_gap_of_one_stream_does_not_hold_up_another(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
         await _publish(worker, 2)
-        await until(lambda: worker.store_line.calls["put"])
+        await until(lambda: worker.store_line.answered["put"])
         assert (await worker.ask("mine")).fate == turn_pb2.FATE_DONE
 
 
 async def test_a_gap_outlives_a_restart(backends: Backends) -> None:
     async with backends.worker(Scripted(), order_timeout=0.2) as worker:
         await _publish(worker, 2)
-        await until(lambda: worker.store_line.calls["put"])
+        await until(lambda: worker.store_line.answered["put"])
         await worker.kill()
     async with backends.worker(Scripted(), order_timeout=0.2) as worker:
         assert (await worker.end_of("theirs-2")).fate == turn_pb2.FATE_DONE
 
 
 async def test_a_worker_with_a_gap_stops_at_once(backends: Backends) -> None:
-    async with backends.worker(Scripted()) as worker:
+    async with backends.worker(Scripted(), drain_timeout=30.0) as worker:
         await _publish(worker, 2)
         await until(lambda: worker.store_line.calls["put"] and not worker.actor().arrivals())
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "it waits neither for the gap nor as long as for a turn"
 
 
 async def test_a_sender_that_is_cancelled_before_the_confirm_leaves_no_gap(backends: Backends) -> None:
@@ -128,7 +129,6 @@ async def test_a_sender_that_is_cancelled_before_the_confirm_leaves_no_gap(backe
         await until(lambda: not worker.broker_line.before)
         sending.cancel()
         await asyncio.wait([sending])
-        async with asyncio.timeout(5):
-            assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
-            assert (await worker.ask("lost", message_id="m")).fate == turn_pb2.FATE_DONE
+        assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+        assert (await worker.ask("lost", message_id="m")).fate == turn_pb2.FATE_DONE
         assert await worker.state() == "next;lost;"

@@ -132,7 +132,7 @@ async def test_what_comes_behind_it_waits_and_other_sessions_do_not(backends: Ba
 
 
 async def test_a_message_that_waits_for_its_retry_is_held(backends: Backends) -> None:
-    script = Scripted(retry=RetryPolicy(3, 0.05, 0.05))
+    script = Scripted(retry=RetryPolicy(3, 1.0, 1.0))
     script.fails("flaky", ValueError("no"), times=1)
     script.fails("later", ValueError("no"), times=1)
     async with backends.worker(script) as worker, worker.conversation("flaky", message_id="m") as listener:

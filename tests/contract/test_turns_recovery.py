@@ -55,7 +55,7 @@ async def test_effects_happen_once_wherever_the_worker_dies(
         if road == "inbox":
             await until(lambda: worker.store_line.calls["put"] >= 2)
             first.open.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await reached.wait()
         await worker.kill()
     del script.does["first"]
@@ -88,7 +88,7 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_innocents_run(bac
         async with backends.worker(script) as worker:
             ended = asyncio.create_task(worker.end_of("poison", "bad"))
             entered = asyncio.create_task(poison.entered.wait())
-            done, _ = await asyncio.wait([ended, entered], return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            done, _ = await asyncio.wait([ended, entered], return_when=asyncio.FIRST_COMPLETED)
             entered.cancel()
             if ended in done:
                 status = await ended
@@ -120,16 +120,18 @@ async def test_a_death_between_letter_record_and_ack_loses_nothing(
     script = Scripted()
     script.fails("broken", FailedPrecondition("BROKEN", "never works"))
     async with backends.worker(script) as worker:
-        reached = asyncio.Event()
+        sent, reached = asyncio.Event(), asyncio.Event()
 
         async def cut(*_: object) -> None:
+            await sent.wait()  # the confirm comes over a line that is cut here
             worker.broker_line.cut = worker.store_line.cut = True
             reached.set()
 
         where = worker.broker_line if line == "broker" else worker.store_line
         (where.before if when == "before" else where.after)[call] = cut
         await worker.send("broken", message_id="m")
-        async with asyncio.timeout(5):
+        sent.set()
+        async with asyncio.timeout(10):
             await reached.wait()
         await worker.kill()
     async with backends.worker(script) as worker:
@@ -147,16 +149,18 @@ async def test_a_death_between_inbox_and_ack_loses_nothing_and_repeats_nothing(b
     script = Scripted()
     script.gate("slow")
     async with backends.worker(script) as worker:
-        reached = asyncio.Event()
+        sent, reached = asyncio.Event(), asyncio.Event()
 
         async def cut(*_: object) -> None:
+            await sent.wait()  # confirms come over a line that is cut here
             worker.broker_line.cut = worker.store_line.cut = True
             reached.set()
 
         await worker.send("slow")
         (worker.store_line.before if when == "before" else worker.store_line.after)["put"] = cut
         ids = [await worker.send(f"m{number}") for number in range(3)]
-        async with asyncio.timeout(5):
+        sent.set()
+        async with asyncio.timeout(10):
             await reached.wait()
         await worker.kill()
     script.does.clear()
@@ -255,11 +259,11 @@ class TestLongTurns:
         script = Scripted()
         slow = script.gate("slow")
         async with backends.worker(script) as worker:
-            await worker.send("slow", message_id="m", expires=duration(0.2))
+            await worker.send("slow", message_id="m", expires=duration(1.0))
             await slow.entered.wait()
             await until(lambda: worker.actor().turn and worker.actor().turn.waiting)  # type: ignore[union-attr]
             await worker.kill()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.0)
         script.does.clear()
         async with backends.worker(script) as worker:
             status = await worker.end_of("m")

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from support.hosting import Backends, key, until
+from support.hosting import SOON, Backends, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
@@ -80,14 +80,13 @@ async def test_one_that_is_scheduled_is_judged_when_it_is_due(backends: Backends
         if not busy:
             await worker.send("slow")
             await slow.entered.wait()
-        await worker.publish("hello", "m", due=time.time() + 0.2, reject_when_busy=True)
-        await until(lambda: worker.store_line.calls["put"])
+        await worker.publish("hello", "m", due=time.time() + 1.0, reject_when_busy=True)
+        await until(lambda: worker.store_line.answered["put"])
         if busy:
             await worker.send("slow")
         else:
             slow.open.set()
-        async with asyncio.timeout(2):
-            assert (await worker.end_of("m")).fate == (REJECTED if busy else turn_pb2.FATE_DONE)
+        assert (await worker.end_of("m", wait=SOON)).fate == (REJECTED if busy else turn_pb2.FATE_DONE)
         assert slow.left.is_set() is not busy, "and told at once"
         slow.open.set()
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from support.fake_clock import FakeClock
-from support.hosting import Backends, key, until
+from support.hosting import SOON, Backends, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import Unavailable
@@ -19,13 +19,13 @@ async def test_a_message_runs_when_it_is_due_and_not_before(backends: Backends) 
     async with backends.worker(Scripted()) as worker:
         due = time.time() + 1.5
         await worker.publish("later", "m", due=due)
-        await until(lambda: worker.store_line.calls["put"])
+        await until(lambda: worker.store_line.answered["put"])
         entry = await worker.real_store.waiting(key(), "m")
         assert entry is not None
         assert entry.due == pytest.approx(due)
         assert (await worker.ask("now")).fate == turn_pb2.FATE_DONE
         status = await worker.end_of("m")
-        assert due <= time.time() <= due + 10
+        assert time.time() >= due
         assert status.fate == turn_pb2.FATE_DONE
         assert await worker.state() == "now;later;"
 
@@ -38,10 +38,12 @@ async def test_what_was_due_when_it_came_takes_its_place_at_once(backends: Backe
 
 async def test_it_holds_nobody_up_and_they_run_in_the_order_in_which_they_are_due(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
+        await worker.publish("far", "m4", due=time.time() + 3600)
+        await until(lambda: worker.store_line.answered["put"])
+        assert (await worker.ask("first")).fate == turn_pb2.FATE_DONE
         now = time.time()
         await worker.publish("third", "m3", due=now + 0.3)
         await worker.publish("second", "m2", due=now + 0.15)
-        assert (await worker.ask("first")).fate == turn_pb2.FATE_DONE
         await worker.end_of("m3")
         assert await worker.state() == "first;second;third;"
 
@@ -49,25 +51,23 @@ async def test_it_holds_nobody_up_and_they_run_in_the_order_in_which_they_are_du
 async def test_one_that_comes_due_sooner_than_the_timer_is_not_late(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
         await worker.publish("far", "m2", due=time.time() + 3600)
-        await until(lambda: worker.store_line.calls["put"] == 1)
-        due = time.time() + 0.1
-        await worker.publish("near", "m1", due=due)
-        await worker.end_of("m1")
-        assert time.time() <= due + 1
+        await until(lambda: worker.store_line.answered["put"] == 1)
+        await worker.publish("near", "m1", due=time.time() + 0.1)
+        assert (await worker.end_of("m1", wait=SOON)).fate == turn_pb2.FATE_DONE
 
 
 async def test_a_session_out_of_memory_is_brought_back(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
-        await worker.publish("later", "m", due=time.time() + 0.3)
-        await until(lambda: worker.store_line.calls["put"])
+        await worker.publish("later", "m", due=time.time() + 1.0)
+        await until(lambda: worker.store_line.answered["put"])
         await worker.passivated()
         assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
 
 
 async def test_one_that_comes_due_while_its_session_is_loaded_is_not_missed(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
-        await worker.publish("later", "m", due=time.time() + 0.2)
-        await until(lambda: worker.store_line.calls["put"])
+        await worker.publish("later", "m", due=time.time() + 1.0)
+        await until(lambda: worker.store_line.answered["put"])
         await worker.passivated()
         looks = worker.store_line.calls["due"]
 
@@ -78,19 +78,18 @@ async def test_one_that_comes_due_while_its_session_is_loaded_is_not_missed(back
 
         worker.store_line.after["load"] = hold
         await worker.publish("hello", "n")
-        async with asyncio.timeout(3):
-            assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
+        assert (await worker.end_of("m", wait=SOON)).fate == turn_pb2.FATE_DONE
 
 
 @pytest.mark.parametrize("when", ["waits", "due"])
 async def test_a_worker_that_dies_leaves_it_to_the_next(backends: Backends, when: str) -> None:
     async with backends.worker(Scripted()) as worker:
-        due = time.time() + 0.3
+        due = time.time() + 1.0
         await worker.publish("later", "m", due=due)
-        await until(lambda: worker.store_line.calls["put"])
+        await until(lambda: worker.store_line.answered["put"])
         await worker.kill()
     if when == "due":
-        await asyncio.sleep(due - time.time())
+        await asyncio.sleep(max(0, due - time.time()))
     async with backends.worker(Scripted()) as worker:
         assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
         assert time.time() >= due
@@ -100,18 +99,18 @@ async def test_a_cancelled_one_never_runs_and_its_number_is_settled(backends: Ba
     script = Scripted()
     async with backends.worker(script) as worker:
         await worker.publish("later", "m", due=time.time() + 3600)
-        await until(lambda: worker.store_line.calls["put"])
+        await until(lambda: worker.store_line.answered["put"])
         assert await worker.control("CANCEL", "m") == "APPLIED"
         assert (await worker.end_of("m")).fate == turn_pb2.FATE_CANCELLED
-        await until(lambda: worker.store_line.calls["commit"], timeout=2)
+        await until(lambda: worker.store_line.calls["commit"], timeout=SOON)
         assert script.started == []
 
 
 async def test_a_paused_one_waits_when_it_is_due(backends: Backends) -> None:
     script = Scripted()
     async with backends.worker(script) as worker:
-        await worker.publish("later", "m", due=time.time() + 0.1)
-        await until(lambda: worker.store_line.calls["put"])
+        await worker.publish("later", "m", due=time.time() + 1.0)
+        await until(lambda: worker.store_line.answered["put"])
         assert await worker.control("PAUSE", "m") == "APPLIED"
         await worker.at_rest()
         assert script.started == []
@@ -122,7 +121,7 @@ async def test_a_paused_one_waits_when_it_is_due(backends: Backends) -> None:
 async def test_a_copy_of_what_is_scheduled_runs_once(backends: Backends) -> None:
     script = Scripted()
     async with backends.worker(script) as worker:
-        due = time.time() + 0.2
+        due = time.time() + 1.0
         for _ in range(3):
             await worker.publish("later", "m", due=due)
         await worker.end_of("m")
@@ -132,7 +131,7 @@ async def test_a_copy_of_what_is_scheduled_runs_once(backends: Backends) -> None
 
 async def test_its_lifetime_counts_from_when_it_is_due(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
-        await worker.publish("later", "m", due=time.time() + 0.2, lasts=0.15)
+        await worker.publish("later", "m", due=time.time() + 1.5, lasts=1.4)
         assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
 
 
@@ -181,7 +180,7 @@ class TestClocks:
         backends._kept = (backends._kept[0], MemoryStateStore(clock))
         async with backends.worker(Scripted()) as worker:
             await worker.publish("later", "m", due=clock.now() + 3600)
-            await until(lambda: worker.store_line.calls["put"])
+            await until(lambda: worker.store_line.answered["put"])
             clock.advance(3601)
             assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
 
@@ -201,9 +200,9 @@ class TestClocks:
 
 async def test_a_new_owner_takes_the_schedule_over(backends: Backends) -> None:
     async with backends.several(Scripted(), 2) as (first, second):
-        due = time.time() + 0.3
+        due = time.time() + 1.0
         await first.publish("later", "m", due=due)
-        await until(lambda: first.store_line.calls["put"])
+        await until(lambda: first.store_line.answered["put"])
         await first.release(second.owner.instance)
         await second.hold()
         assert (await second.end_of("m")).fate == turn_pb2.FATE_DONE

@@ -75,7 +75,7 @@ async def test_a_stop_before_the_turn_has_begun(backends: Backends) -> None:
 
         actor._begin = stopped_at_once  # type: ignore[method-assign]
         await worker.send("next")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await actor.stopped()
         assert script.started == ["s: hello"]
 

@@ -201,7 +201,7 @@ async def test_a_turn_that_runs_goes_on_to_its_end(tmp_path: Path, gate: asyncio
 
 
 async def test_a_turn_that_does_not_end_is_put_back_when_its_time_is_over(tmp_path: Path, gate: asyncio.Event) -> None:
-    async with leaving_worker(tmp_path, drain_timeout=0.3) as leaving:
+    async with leaving_worker(tmp_path, drain_timeout=2.0) as leaving:
         message_id = await leaving.send("s", "wait")
         await leaving.reported(lambda report: report.load.running_turns == 1)
         leaving.stop.set()
@@ -241,7 +241,7 @@ async def test_one_that_holds_nothing_leaves_at_once(tmp_path: Path, monkeypatch
         await leaving.place(revoked=True)
         await leaving.place(mine=False)
         leaving.stop.set()
-        await leaving.ended(within=5.0)
+        await leaving.ended(within=20.0)
 
 
 async def test_another_process_in_its_place_ends_it_with_an_error(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_another_process_in_its_place_ends_it_with_an_error(tmp_path: Path
         assert await leaving.send("s", "hello", wait=5) == "1"
         leaving.plane.refuses = FailedPrecondition("REPLACED", "another process has registered as worker-0 since")
         with pytest.raises(FailedPrecondition) as replaced:
-            await leaving.ended(within=5.0)
+            await leaving.ended(within=20.0)
         assert replaced.value.reason == "REPLACED"
     async with _next_worker(tmp_path) as worker:
         session = SessionRef(agent="counter", session="s")

@@ -51,7 +51,7 @@ async def test_a_shard_is_not_released_before_what_it_has_is_written_down(
         before = position(await a.worker.report())
         # When its shard is revoked
         await fleet.place({SHARD: a}, revoked=[SHARD])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await entered.wait()
         # Then it knows of that, and has not released it
         report = await a.worker.report()
@@ -60,7 +60,7 @@ async def test_a_shard_is_not_released_before_what_it_has_is_written_down(
         assert shard.state == ShardState.SHARD_STATE_RELEASING
         # until all is written down
         go_on.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while SHARD in {one.shard for one in (await a.worker.report()).shards}:  # noqa: ASYNC110 - a server tells
                 await asyncio.sleep(0.01)
         # The turn goes on meanwhile, and its end is kept
@@ -78,7 +78,7 @@ async def test_the_report_does_not_run_ahead_of_what_is_held(tmp_path: Path) -> 
         entered, go_on = await held_up(fleet, "claim")
         # When a shard goes to the worker, whose claim is held up, and is revoked at once
         given = asyncio.create_task(fleet.place({SHARD: a}, tell=[a]))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await entered.wait()
         revoked = asyncio.create_task(fleet.place({SHARD: a}, tell=[a], revoked=[SHARD]))
         # Then it is never said to be released before the claim has come to its end
@@ -88,7 +88,7 @@ async def test_the_report_does_not_run_ahead_of_what_is_held(tmp_path: Path) -> 
             await asyncio.sleep(0.01)
         go_on.set()
         await asyncio.gather(given, revoked)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while (report := await a.worker.report()).shards:  # noqa: ASYNC110 - a server tells
                 await asyncio.sleep(0.01)
         assert position(report) == (1, 4)

@@ -36,7 +36,7 @@ class Backend:
     """`depth` counts at once, and knows the oldest message, whoever consumes."""
     early: float = 0.0
     """Share of a delay by which a deferred message may come before its time."""
-    late: float = 2.0
+    late: float = 10.0
     """Seconds after its time by which it has come on a busy machine."""
     shows_to_all: bool = True
     """A dead letter is shown to everybody who looks, not to one at a time."""

@@ -17,7 +17,7 @@ from troupe.chassis.wire import timestamp
 from troupe.dataplane.actors.actor import Actor
 from troupe.dataplane.actors.behaviour import Behaviour
 from troupe.dataplane.actors.endings import cancelled_record
-from troupe.dataplane.actors.host import Host
+from troupe.dataplane.actors.host import SWEEP, Host
 from troupe.dataplane.actors.hub import Hub
 from troupe.dataplane.actors.world import Ending
 from troupe.dataplane.admission import Limits
@@ -40,6 +40,8 @@ Hook = Callable[..., Awaitable[None]]
 
 SHARDS = 1
 AGENT = "clerk"
+SOON = 0.5 * SWEEP
+"""Seconds: what happens within them was not found by a sweep."""
 
 
 def key(session: str = "s", agent: str = AGENT) -> SessionKey:
@@ -62,6 +64,8 @@ class Line:
         self.before: dict[str, Hook] = {}
         self.after: dict[str, Hook] = {}
         self.calls: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        """Of them, those that have had their effect."""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._target, name)
@@ -72,6 +76,7 @@ class Line:
             self.calls[name] += 1
             await self._hooked(self.before, name, args)
             answer = await found(*args, **kwargs)
+            self.answered[name] += 1
             await self._hooked(self.after, name, args)
             return answer
 
@@ -206,7 +211,7 @@ class Worker:
             if actor.turn is not None:
                 actor.turn.deliveries = []
                 actor.turn.abandon()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await host._shards.let_go()
             await self._stack.aclose()
 

@@ -2,12 +2,16 @@
 themselves."""
 
 import fcntl
+import os
 import random
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 DEFAULT = (7070, 7071, 7072)
 """Where worker, control plane and simulator listen, where nobody names an address."""
@@ -18,20 +22,31 @@ _FREE = range(20_000, 32_000)
 """Below those that the system picks for others, which it might do before a server gets to bind one."""
 _PATIENCE = 20.0
 _dice = random.SystemRandom()  # what Hypothesis seeds falls alike in every process
+_own: set[int] = set()
 
 
 def free(count: int = 1) -> list[int]:
-    """Ports at which nobody listens."""
+    """Ports at which nobody listens, and that this process has for its own as long as it lives: a server may go and
+    come back there."""
     with ExitStack() as probes:
         found: list[int] = []
         for port in _dice.sample(_FREE, len(_FREE)):
             probe = probes.enter_context(socket.socket())
             with suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                found.append(port)
+                if port not in _own:
+                    fcntl.lockf(_owners(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                    found.append(port)
             if len(found) == count:
+                _own.update(found)
                 return found
     raise AssertionError(f"nobody can listen at {count} of the ports {_FREE}")
+
+
+@cache
+def _owners() -> BinaryIO:
+    """A file whose byte of a port's number is locked by the process that has the port."""
+    return Path(tempfile.gettempdir(), f"troupe-ports-{os.getuid()}").open("ab")
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from troupe.v1.agent_pb2 import MessageRef
 
 class TestAsking:
     async def test_where_a_message_stands(self, owner: Member, other: Member) -> None:
-        running = await send(other, "wait", wait=0.3, message_id="m")
-        waiting = await send(other, "next", wait=0.3, message_id="n")
+        running = await send(other, "wait", wait=1.0, message_id="m")
+        waiting = await send(other, "next", wait=1.0, message_id="n")
         assert (running.fate, waiting.fate) == (turn_pb2.FATE_RUNNING, turn_pb2.FATE_WAITING)
         assert (await get(other)).fate == turn_pb2.FATE_RUNNING
         assert (await get(other, "unseen")).fate == turn_pb2.FATE_UNSEEN
@@ -53,7 +53,7 @@ class TestAsking:
         running = converse(owner, "wait")
         await running.has("started")
         streams = [converse(member, message_id="m") for member in (owner, other)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while (await get(owner)).fate != turn_pb2.FATE_WAITING:  # noqa: ASYNC110 - it is in the code under test
                 await asyncio.sleep(0.01)
         request = pb.ControlTurnsRequest(verb=pb.VERB_CANCEL, messages=[MessageRef(session=REF, message_id="m")])

@@ -108,7 +108,7 @@ class TestNudges:
         assert await control(other, "RESTART", "m", from_step=0, verb_id="v") == ["m APPLIED"]
         assert (await stream.end()).failed.error.reason == "RESTARTED"
         new = (await fate(other)).restarted_as
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not (await fate(other, new)).awaits:  # noqa: ASYNC110 - it is in the code under test
                 await asyncio.sleep(0.01)
         await resolve(other, "yes")

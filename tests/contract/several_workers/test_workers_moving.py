@@ -135,7 +135,7 @@ class TestMoving:
             assert (await send(other, "wait", message_id="m")).result.text == "1"
             assert (await session(other)).turns == 1
             with pytest.raises(Unavailable), translated():
-                await other.agents.DeleteSession(pb.DeleteSessionRequest(session=REF), timeout=1)
+                await other.agents.DeleteSession(pb.DeleteSessionRequest(session=REF), timeout=10)
 
     async def test_an_owner_that_is_stalled_is_given_up_when_its_lease_ends(
         self, fleet: WorkerFleet, owner: Member, other: Member

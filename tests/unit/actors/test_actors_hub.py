@@ -22,7 +22,7 @@ def events_of(log: MessageLog, attempt: int = 0, clock: FakeClock | None = None)
 
 
 async def all_of(events: AsyncIterator[Event]) -> list[Event]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         return [event async for event in events]
 
 

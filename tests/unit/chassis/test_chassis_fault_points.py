@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import timeit
+from collections.abc import Callable
 
 import pytest
 
@@ -49,8 +50,11 @@ def test_a_point_that_is_none_is_refused(armed: str) -> None:
         fault_points.arm({fault_points.VARIABLE: armed})
 
 
-def test_a_point_that_is_not_armed_costs_less_than_100_ns() -> None:
-    calls = 100_000
-    seconds = min(timeit.repeat(lambda: fault_points.reach("commit.before"), number=calls, repeat=7))
+def test_a_point_that_is_not_armed_costs_little_more_than_the_call() -> None:
+    def nothing(point: str) -> None:
+        pass
 
-    assert seconds / calls < 100e-9
+    def least(call: Callable[[str], None]) -> float:
+        return min(timeit.repeat(lambda: call("commit.before"), number=1_000, repeat=200))
+
+    assert least(fault_points.reach) < 3 * least(nothing)

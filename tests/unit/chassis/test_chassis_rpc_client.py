@@ -98,7 +98,7 @@ async def test_closing_ends_calls_in_flight() -> None:
 
 async def test_states_of_a_channel_can_be_watched() -> None:
     async with serving(ServiceSettings(), echo()) as server, rpc_client.channel(server.address) as channel:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             await channel.channel_ready()
             assert channel.get_state() is grpc.ChannelConnectivity.READY
 

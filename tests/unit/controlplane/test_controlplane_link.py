@@ -73,13 +73,13 @@ async def test_a_link_that_is_ended_while_its_connection_fails_ends() -> None:
     link = Link(MEMBER, worker.dial, Heard(), FakeClock(), lambda: 1.0, LinkTimes(), Sending())
     link.offer(Packed.of(ConfigSpec(revision_id="r", generation=1, term=1)))
     running = asyncio.create_task(link.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         await worker.applying.wait()
         worker.end.set()
         await worker.letting_go.wait()
         running.cancel()
         worker.let_go.set()
-    await asyncio.wait([running], timeout=1)
+    await asyncio.wait([running], timeout=10)
     assert running.cancelled()
     assert worker.dials == 1
 
@@ -93,7 +93,7 @@ async def test_a_worker_that_does_not_report_is_given_up_and_dialled_again() -> 
     worker, clock = Silent(), FakeClock()
     link = Link(MEMBER, worker.dial, Heard(), clock, lambda: 1.0, LinkTimes(first_report=0.01), Sending())
     running = asyncio.create_task(link.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while worker.dials < 3:
             clock.advance(5.0)
             await asyncio.sleep(0.005)
@@ -175,11 +175,11 @@ async def test_revisions_wait_for_room_on_the_way_but_never_for_a_worker_that_do
 
 async def test_what_is_larger_than_all_the_room_goes_alone() -> None:
     sending = Sending(most=10)
-    async with asyncio.timeout(1), sending.room(100):
+    async with asyncio.timeout(10), sending.room(100):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01), sending.room(1):
                 pass
-    async with asyncio.timeout(1), sending.room(1), sending.room(9):
+    async with asyncio.timeout(10), sending.room(1), sending.room(9):
         pass
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from structlog.testing import capture_logs
@@ -70,8 +71,11 @@ async def test_the_share_that_was_blocked_is_of_the_window_alone() -> None:
     assert watch.share(5.0)[0] == pytest.approx(3.0 / 5.0)
 
 
-def block(seconds: float) -> None:
-    time.sleep(seconds)
+def block(named: Callable[[], bool]) -> None:
+    """Until it is named, and for as long again as that takes at least."""
+    while not named():
+        time.sleep(0.01)
+    time.sleep(0.3)
 
 
 @pytest.fixture
@@ -83,6 +87,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 async def test_code_that_blocks_the_loop_is_named_once_while_it_does() -> None:
     seen: list[str] = []
+    began = time.monotonic()
 
     def whose(task: str) -> dict[str, str]:
         seen.append(task)
@@ -95,21 +100,23 @@ async def test_code_that_blocks_the_loop_is_named_once_while_it_does() -> None:
         named = asyncio.current_task()
         assert named is not None
         named.set_name("message-1")
-        block(0.9)
+        before = time.monotonic()
         # Before the loop can say anything of it
-        (said,) = [line for line in logs if line["event"] == "event loop is blocked"]
+        block(lambda: any("message" in line for line in logs))
+        took = time.monotonic() - before
         await asyncio.sleep(0.05)
         watching.cancel()
-    assert " block < " in said["where"]
+    # Where the machine is busy, this is not all that blocked it
+    (said,) = [line for line in logs if " block < " in line.get("where", "")]
+    assert said["event"] == "event loop is blocked"
     assert "test_code_that_blocks_the_loop_is_named_once_while_it_does" in said["where"]
     assert (said["agent"], said["session"], said["message"]) == ("clerk", "s", "message-1")
     assert said["seconds"] >= 0.3
-    assert seen == ["message-1"]
-    share, blocker = watch.share(2.0)
-    assert share == pytest.approx(0.45, abs=0.15)
+    assert seen.count("message-1") == 1
+    share, blocker = watch.share(10.0)
+    assert 0.9 * took <= share * 10.0 <= time.monotonic() - began
     assert blocker.endswith(" block of clerk s message-1")
-    (over,) = [line for line in logs if line["event"] == "event loop was blocked"]
-    assert over["seconds"] >= 0.8
+    assert max(line["seconds"] for line in logs if line["event"] == "event loop was blocked") >= 0.9 * took
 
 
 @pytest.mark.usefixtures("quick")
