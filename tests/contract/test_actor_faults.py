@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytest
-
 from troupe.dataplane.behaviours.actor_context import ActorContext
 from troupe.dataplane.runtime import Runtime
 from troupe.v1 import agent_pb2, turn_pb2
@@ -18,8 +16,6 @@ HERE = f"{__name__}"
 RAISES = {"constructor": False}
 SEEN = list[bool]()
 BEGAN = asyncio.Event()
-
-pytestmark = pytest.mark.timeout(30)
 
 
 class Frail:

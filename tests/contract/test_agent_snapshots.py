@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from troupe.broker.addressing import SessionKey
 from troupe.dataplane.behaviours.agent import SNAPSHOT_EVERY
 from troupe.dataplane.runtime import Runtime
@@ -13,8 +11,6 @@ from troupe.llm_sim.settings import LlmSimSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples/first-fleet"
 KEY = SessionKey("default", "default", "clerk", "s")
-
-pytestmark = pytest.mark.timeout(120)
 
 
 async def loaded(runtime: Runtime) -> Loaded:

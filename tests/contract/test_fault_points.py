@@ -39,7 +39,6 @@ def recorded() -> Iterator[set[str]]:
         yield points
 
 
-@pytest.mark.timeout(120)
 async def test_every_point_of_the_table_is_reached_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,6 @@ sys.exit(lint_imports(config_filename=f"{root}/pyproject.toml", no_cache=True))
 """
 
 
-@pytest.mark.timeout(180)
 def test_mypy_finds_an_error_in_every_package(tmp_path: Path) -> None:
     # Given one wrong line at the end of one module of each package
     shadows = []

@@ -14,8 +14,6 @@ import pytest
 from support import ports
 from support.shell import command, environment
 
-pytestmark = pytest.mark.timeout(120)
-
 FAST = ports.ELSEWHERE | {"TROUPE_TTFT": "constant:0.01", "TROUPE_PER_TOKEN": "constant:0.002"}
 
 

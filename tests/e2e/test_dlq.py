@@ -7,11 +7,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-import pytest
 from support import shell
 from support.up import FIRST_FLEET, Up, up
-
-pytestmark = pytest.mark.timeout(120)
 
 SETTINGS = {
     "TROUPE_TTFT": "constant:0.01",

@@ -35,7 +35,6 @@ def with_commands() -> list[Path]:
     return [page for page in FOLLOWED if any(isinstance(step, Command) for step in steps(page))]
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", with_commands(), ids=name)
 def test_a_reader_who_types_a_page_sees_what_it_shows(page: Path, tmp_path: Path) -> None:
     todo = steps(page)

@@ -26,8 +26,6 @@ from troupe.v1.promise_pb2 import Promise
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COUNTER, APPROVAL = EXAMPLES / "counter", EXAMPLES / "approval"
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @asynccontextmanager
 async def counting(**options: Any) -> AsyncIterator[Runtime]:

@@ -5,12 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from support.credentials import Files, Tokens, certificates
 from support.shell import command, troupe
 from support.terminals import EXAMPLE, FAST, Terminal, terminal, up
-
-pytestmark = pytest.mark.timeout(120)
 
 _SERVING = re.compile(r'"(?:listen": "|url": "http://)(127\.0\.0\.1:[0-9]+)')
 START = 40.0

@@ -9,8 +9,6 @@ from support import ports
 from support.shell import command, troupe
 from support.terminals import EXAMPLE, FAST, SLOW, terminal, up
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def data(directory: Path) -> Path:
     return directory / ".local/share/troupe"

@@ -3,6 +3,7 @@
 import json
 import shlex
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,10 @@ def test_several_workers_share_a_fleet(tmp_path: Path, broker: str, state: str) 
         # When the second comes
         with terminal(tmp_path, "worker-1", second(fleet, broker), FAST | {"TROUPE_LOG_FORMAT": "json"}) as other:
             fleet.until(lambda text: "the shards are placed" in text)
-            held = shards(tmp_path)
+            # Each says what it holds, a moment after it was told
+            until, held = time.monotonic() + 20, shards(tmp_path)
+            while any(len(those) != 64 for those in held.values()) and time.monotonic() < until:
+                held = shards(tmp_path)
             assert {name: len(those) for name, those in held.items()} == {"worker-0": 64, "worker-1": 64}
             serving = next(json.loads(line) for line in other.text.splitlines() if '"event": "serving"' in line)
 

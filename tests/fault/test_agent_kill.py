@@ -22,8 +22,6 @@ from troupe.llm_sim.http.listener import listening
 from troupe.llm_sim.settings import LlmSimSettings
 from troupe.v1 import turn_pb2
 
-pytestmark = pytest.mark.timeout(60)
-
 TOOL = '''
 """A tool that says in a file that it acts, and comes to its result when there is a file `go`."""
 

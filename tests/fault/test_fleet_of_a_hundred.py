@@ -4,14 +4,11 @@ import asyncio
 import time
 from pathlib import Path
 
-import pytest
 from support.control_planes import control_plane, first, workers
 from support.fake_workers import FakeWorker, apply, hang, reject
 from support.fleets import fleet
 
 from troupe.v1.rollout_pb2 import RolloutPolicy, WorkerShare
-
-pytestmark = pytest.mark.timeout(120)
 
 AT_ONCE = RolloutPolicy(canary=WorkerShare(workers=0), max_unavailable=WorkerShare(percent=100), max_failures=1)
 

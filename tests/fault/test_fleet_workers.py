@@ -113,7 +113,6 @@ def sessions_in(shard: int, shards: int, count: int) -> list[str]:
     return [next(found) for _ in range(count)]
 
 
-@pytest.mark.timeout(180)
 async def test_a_message_that_kills_its_worker_is_given_up_and_the_64_beside_it_are_not(fleets: Fleets) -> None:
     shards = 4
     async with fleets.opened(shards, ["w0"]) as fleet:
@@ -142,7 +141,6 @@ async def test_a_message_that_kills_its_worker_is_given_up_and_the_64_beside_it_
         assert (letter.session.session, letter.death.reason) == ("poisoned", "WORKER_KILLED")
 
 
-@pytest.mark.timeout(180)
 async def test_twenty_handovers_in_a_row_lose_and_give_up_nothing(fleets: Fleets) -> None:
     shards, senders, each = 2, 8, 40
     async with fleets.opened(shards, ["w0", "w1"]) as fleet:
@@ -176,7 +174,6 @@ async def test_twenty_handovers_in_a_row_lose_and_give_up_nothing(fleets: Fleets
         assert await letters(fleet, "w0") == []
 
 
-@pytest.mark.timeout(120)
 async def test_bodies_that_nobody_can_read_are_given_up_and_stop_nobody(fleets: Fleets) -> None:
     async with fleets.opened(1, ["w0"]) as fleet:
         # Given bodies in a mailbox that are no envelopes, one of them larger than any may be

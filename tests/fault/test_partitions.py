@@ -17,8 +17,6 @@ from support.writers import Writers
 
 from troupe.chassis.ids import uuid7
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def fleet(tmp_path: Path, amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetProcesses]:

@@ -14,8 +14,6 @@ from troupe.dataplane.runtime import Runtime
 from troupe.v1 import agent_pb2, turn_pb2
 from troupe.v1.promise_pb2 import Promise
 
-pytestmark = pytest.mark.timeout(60)
-
 ACTOR = '''
 """An actor whose tools say in a file what they do."""
 

@@ -24,8 +24,6 @@ from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.envelope_pb2 import Content, SessionRef
 from troupe.v1.status_pb2 import HEALTH_STATE_DEGRADED
 
-pytestmark = pytest.mark.timeout(180)
-
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from fault.simulation.climate import CLIMATES, Climate, anything, control, restarts, restores, zombies
+from fault.simulation.climate import CLIMATES, Climate, anything, control, letters, restarts, restores, zombies
 from fault.simulation.loop import Spinning, Stalled, VirtualLoop
 from fault.simulation.restart_rules import OFF as RESTART_OFF
 from fault.simulation.rules import OFF
@@ -21,7 +21,7 @@ Kind = Callable[[random.Random], Climate]
 SEEDS, CHUNK = 250, 25
 ENOUGH = 400
 """Seeds among which each rule that is switched off is missed."""
-RESTORED = RESTARTED = 50
+RESTORED = RESTARTED = REDRIVEN = 50
 NEVER = ("left in inbox", "left in broker", "left in memory", "stalled", "spinning", "crash", "did not stop")
 """What a restored backup does not excuse. A turn that it cut the ground from under may fail: its shard begins anew."""
 RARE: Mapping[str, tuple[Kind, int]] = {
@@ -30,6 +30,8 @@ RARE: Mapping[str, tuple[Kind, int]] = {
     "a new owner finds outboxes": (zombies, 70),
     "a KILL stays a KILL": (control, 40),
     "due by the store's clock": (control, 80),
+    "a redriven copy stands beside the end of the one before": (letters, 0),
+    "a letter is redriven when its end is on record": (letters, 0),
     **dict.fromkeys(RESTART_OFF, (restarts, 0)),
     "a RESTART looks whether there are more steps": (restarts, 150),
 }
@@ -74,6 +76,14 @@ def test_no_promise_is_broken_where_messages_are_restarted(first: int) -> None:
 
     assert [f"seed {run.seed}: {violation}" for run in runs for violation in run.violations] == []
     assert sum(run.counts.get("restarted", 0) for run in runs) > 2 * CHUNK
+
+
+@pytest.mark.parametrize("first", range(0, REDRIVEN, CHUNK))
+def test_no_promise_is_broken_where_letters_are_redriven(first: int) -> None:
+    runs = [simulate(seed, climates=(letters,)) for seed in range(first, first + CHUNK)]
+
+    assert [f"seed {run.seed}: {violation}" for run in runs for violation in run.violations] == []
+    assert sum(run.counts.get("redriven", 0) for run in runs) > 2 * CHUNK
 
 
 @pytest.mark.parametrize("seed", [1652, 3430, 3580, 5927])

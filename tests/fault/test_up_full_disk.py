@@ -22,8 +22,6 @@ from troupe.v1.agent_pb2 import GetSessionRequest
 from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.envelope_pb2 import SessionRef
 
-pytestmark = pytest.mark.timeout(120)
-
 RECORDER = """
 apiVersion: troupe.dev/v1
 kind: Actor

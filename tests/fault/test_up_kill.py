@@ -100,7 +100,6 @@ async def killer(fleet: Up, dice: random.Random) -> None:
         await fleet.start()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_nothing_confirmed_is_lost_and_nothing_acts_twice(directory: Path, seed: int) -> None:
     dice = random.Random(seed)

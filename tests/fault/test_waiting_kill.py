@@ -29,7 +29,6 @@ async def test_a_killed_process_leaves_whole_scripts_in_redis(tmp_path: Path) ->
         assert set(told) == {key.session for key in SESSIONS}
 
 
-@pytest.mark.timeout(180)
 async def test_a_killed_process_leaves_whole_scripts_in_its_file(tmp_path: Path) -> None:
     url, told = f"sqlite:///{tmp_path / 'state.db'}", dict[str, int]()
     for epoch in range(1, KILLS + 1):

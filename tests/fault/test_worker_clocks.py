@@ -27,8 +27,6 @@ from troupe.v1.agent_pb2_grpc import AgentServiceStub
 from troupe.v1.envelope_pb2 import Content, SessionRef
 from troupe.v1.resource_pb2 import ActorSpec
 
-pytestmark = pytest.mark.timeout(120)
-
 ENTRY = "support.timed_actor:Timed"
 MANIFEST = f"""
 apiVersion: troupe.dev/v1

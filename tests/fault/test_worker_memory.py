@@ -19,8 +19,6 @@ from troupe.chassis.wire import timestamp
 from troupe.v1 import envelope_pb2
 from troupe.v1.envelope_pb2 import Content, Envelope, Number
 
-pytestmark = pytest.mark.timeout(120)
-
 SHARDS, EACH, SIZE = 128, 8, 200 * 1024
 """So many messages wait in each shard, of so many bytes: 200 MiB in all."""
 BUDGET = 32 << 20

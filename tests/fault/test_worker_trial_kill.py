@@ -17,8 +17,6 @@ from troupe.v1.data_plane_pb2 import ApplyRequest, ReportRequest
 from troupe.v1.resource_pb2 import ActorSpec, ConfigSpec
 from troupe.v1.status_pb2 import ApplyPhase, RevisionAttempt, StatusReport
 
-pytestmark = pytest.mark.timeout(120)
-
 RECORDER = actor("recorder", ActorSpec(entry_point="support.recording_actor:Recorder"))
 PENDING, ABANDONED, APPLIED = (
     ApplyPhase.APPLY_PHASE_PENDING,

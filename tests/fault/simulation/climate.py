@@ -129,6 +129,22 @@ def short_days(dice: random.Random) -> Climate:
     )
 
 
+def letters(dice: random.Random) -> Climate:
+    """Dead letters that are redriven again and again, while answers come late."""
+    return Climate(
+        Weather(
+            late=dice.choice((0.0, 0.05)),
+            reply_lost=dice.choice((0.0, 0.1)),
+            slow=0.4,
+            slowest=dice.choice((0.5, 3.0)),
+        ),
+        kinds=(*["redrive"] * 5, dice.choice(KINDS)),
+        faults=40,
+        prefetch=dice.choice((2, PREFETCH)),
+        long=0.0,
+    )
+
+
 CLIMATES = (anything, anything, anything, gaps, zombies, handovers, control, control, short_days)
 
 

@@ -11,6 +11,7 @@ from troupe.broker.addressing import SessionKey
 from troupe.broker.order import Number
 from troupe.chassis.wire import timestamp
 from troupe.dataplane.state.rules import REDRIVABLE
+from troupe.dataplane.state.session import Record
 from troupe.v1.envelope_pb2 import Envelope
 
 
@@ -32,7 +33,7 @@ class Redriver:
                 if not everything and self._dice.random() < 0.5:
                     continue
                 record = await self._store.record(key, letter.message_id)
-                if record is None or (record.redriven and await self._store.waiting(key, letter.message_id)):
+                if record is None or await self._lives(key, letter.message_id, record):
                     continue
                 if record.fate in REDRIVABLE:
                     # One that died after its confirm is started again, and finds the letter where it was.
@@ -41,6 +42,10 @@ class Redriver:
                     if not self.sound and self._dice.random() < 0.2:
                         return
                 await held.remove()
+
+    async def _lives(self, key: SessionKey, message_id: str, record: Record) -> bool:
+        """It came again, and waits or runs: the letter may be of its next end, which is not on record yet."""
+        return record.redriven and await self._store.waiting(key, message_id) is not None
 
     async def _send(self, key: SessionKey, envelope: Envelope) -> None:
         self._streams += 1

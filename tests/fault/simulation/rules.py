@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 from fault.simulation import restart_rules
+from fault.simulation.redriver import Redriver
 from support.fake_clock import FakeClock
 
 from troupe.broker.addressing import SessionKey
@@ -263,6 +264,26 @@ def no_end_for_redriven() -> Iterator[None]:
         yield
 
 
+def no_redriven_copy_beside_an_end() -> AbstractContextManager[Any]:
+    """Whoever hears of an end takes what waits under its id for copies from before."""
+
+    def record(self: SessionMemory, message_id: str) -> None:
+        self._recorded.add(message_id)
+        for entry in self.inbox.of(message_id):
+            self.inbox.replace(replace(entry, skip=True))
+
+    return mock.patch.object(SessionMemory, "record", record)
+
+
+def no_look_whether_it_came_again() -> AbstractContextManager[Any]:
+    """A letter is redriven while the end that it tells of is not on record, only one before."""
+
+    async def over(*_: object) -> bool:
+        return False
+
+    return mock.patch.object(Redriver, "_lives", over)
+
+
 def no_pause_check() -> AbstractContextManager[Any]:
     """The scripts of a turn do not look for a PAUSE."""
     return mock.patch.object(rules, "refuse_paused", lambda message_id, bound: None)
@@ -397,6 +418,8 @@ OFF: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "numbers go on from what was sent": no_memory_of_streams,
     "redriven copies start from the inbox": fast_path_for_redriven,
     "a redriven copy looks at the end of the one before": no_end_for_redriven,
+    "a redriven copy stands beside the end of the one before": no_redriven_copy_beside_an_end,
+    "a letter is redriven when its end is on record": no_look_whether_it_came_again,
     "a PAUSE is checked by the scripts": no_pause_check,
     "suspending looks whether it must": suspending_without_a_look,
     "a wait is an end for the count of starts": no_reset_of_starts,
