@@ -24,7 +24,9 @@ def message(text: str, namespace: str | None) -> agent_pb2.MessageRef:
     """`AGENT/SESSION/ID`, or `NAMESPACE/AGENT/SESSION/ID`. An id of a reminder's message holds slashes; others may with
     a namespace beside them."""
     if (parted := _parted(text, namespace, 0)) is None:
-        raise InvalidArgument("BAD_NAME", f"{text!r} is no message; write AGENT/SESSION/ID, for example clerk/s1/0198c2")
+        raise InvalidArgument(
+            "BAD_NAME", f"{text!r} is no message; write AGENT/SESSION/ID, for example clerk/s1/0198c2"
+        )
     owner, message_id = parted
     return agent_pb2.MessageRef(session=session(owner, namespace), message_id=message_id)
 

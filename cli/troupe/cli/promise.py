@@ -1,7 +1,6 @@
 """`troupe promise`: what turns wait for from outside, and giving it to them."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Never
 
@@ -11,6 +10,7 @@ from rich.text import Text
 from troupe.chassis.errors import InvalidArgument
 from troupe.chassis.ids import uuid7
 from troupe.cli import names
+from troupe.cli.asking import typed
 from troupe.cli.clients import promises
 from troupe.cli.edge import Refused, note
 from troupe.cli.invocation import Invocation, group
@@ -131,12 +131,12 @@ def _kept(file: str) -> str:
     except (OSError, ValueError) as error:
         raise InvalidArgument("BAD_TOKEN_FILE", f"cannot read a token from {file}: {error}") from error
     if not token.startswith("tp_"):
-        raise InvalidArgument("BAD_TOKEN_FILE", f"{file} has no token; write one to it as it was given out, from tp_ on")
+        raise InvalidArgument("BAD_TOKEN_FILE", f"{file} has no token; write it there as it was given out, from tp_ on")
     return token
 
 
 def _content(value: str, text: bool) -> Content:
-    said = sys.stdin.read() if value == "-" else value
+    said = typed() if value == "-" else value
     if text:
         return Content(text=said.rstrip("\n") if value == "-" else said)
     try:
