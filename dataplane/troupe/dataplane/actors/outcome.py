@@ -20,6 +20,7 @@ from troupe.dataplane.actors.journal import AttemptJournal
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.errors import CancelRecorded, Fenced, VersionConflict
+from troupe.dataplane.state.schedule import is_occurrence
 from troupe.dataplane.state.session import Loaded, Owner, Record
 
 STALE_AFTER = 23 * 3600.0
@@ -273,6 +274,8 @@ async def _contained(behaviour: Behaviour, context: TurnContext) -> TurnResult:
 
 
 def _late(turn: Turn, now: float) -> TroupeError | None:
+    if is_occurrence(turn.number):
+        return None  # nobody sends it twice, and it comes late where nobody could run it
     first_sent = seconds(turn.envelope.first_sent)
     if turn.envelope.HasField("expires") and now >= turn.expires:
         return MessageExpired("EXPIRED", f"the message was to start within {turn.expires - first_sent:g} s")
