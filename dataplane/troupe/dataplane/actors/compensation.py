@@ -42,10 +42,10 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
         match cause_of(error):
             case Fenced() as fenced:
                 raise fenced from None
-            case CancelRecorded(kill=True):
-                log.info("compensations killed", session=str(key), message=turn.message_id)
             case NotCompensated() as failed:
                 raise failed from None
+            case cause if turn.killed or (isinstance(cause, CancelRecorded) and cause.kill):
+                log.info("compensations killed", session=str(key), message=turn.message_id)
             case cause:
                 log.warning(
                     "compensations of a cancelled turn failed",
