@@ -142,6 +142,9 @@ async def attempt(world: World, owner: Owner, key: SessionKey, turn: Turn, loade
             case _ if turn.suspended:
                 return Suspended(turn.awaits)
             case TroupeError() as cause:
+                # Code of agents and actors raises such ones too, with texts of its own.
+                cause.args = (sayable(str(cause)),)
+                cause.reason, cause.resource = sayable(cause.reason), sayable(cause.resource)
                 return Failed(cause, behaviour)
             case cause:
                 log.warning(
@@ -196,7 +199,11 @@ def cause_of(error: Exception) -> Exception:
 
 def said(error: BaseException) -> str:
     """The error as one line that can be stored and sent, whatever it says."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return sayable(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def sayable(text: str) -> str:
+    """The text as it can be stored and sent, whatever code has made of it."""
     return text.encode(errors="replace")[:MAX_SAID].decode(errors="ignore")
 
 

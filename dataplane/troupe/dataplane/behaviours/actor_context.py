@@ -74,7 +74,7 @@ class ActorContext(Context):
         """A value that somebody outside gives, open once this returns: `value = await promise`. `name` is unique within
         the turn; `schema` is the value's Python type or JSON Schema, None: any content; after `expires` it has no value
         any more, None: never. `approvers` are names of credentials that may settle it by name, beside operators.
-        Raises InvalidArgument for a name that is not 1 to 63 letters, digits and `._:-`, for a schema, and for a span."""
+        Raises InvalidArgument for a name that is not 1 to 63 letters, digits and `._:-`, a schema, and a span."""
         if not NAME.fullmatch(name):
             raise InvalidArgument("BAD_NAME", f"promise {name!r}: must match {NAME.pattern}")
         lasts, checked = None if expires is None else span_seconds(expires), json_schema(schema, name)
