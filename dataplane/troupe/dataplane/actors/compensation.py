@@ -44,7 +44,7 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
                 raise fenced from None
             case NotCompensated() as failed:
                 raise failed from None
-            case cause if turn.killed or (isinstance(cause, CancelRecorded) and cause.kill):
+            case cause if _is_killed(turn, cause):
                 log.info("compensations killed", session=str(key), message=turn.message_id)
             case cause:
                 log.warning(
@@ -61,3 +61,8 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
         if turn.abandoned:
             raise asyncio.CancelledError
     return True
+
+
+def _is_killed(turn: Turn, error: Exception) -> bool:
+    """Whether a KILL ended them."""
+    return turn.killed or (isinstance(error, CancelRecorded) and error.kill)
