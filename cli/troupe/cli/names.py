@@ -82,4 +82,6 @@ def _parted(text: str, namespace: str | None, behind: int) -> tuple[str, str] | 
         before = count - 1
     else:
         return None
-    return ("/".join(parts[:before]), "/".join(parts[before:])) if count > before and all(parts) else None
+    if count <= before or not (all(parts[: before + 1]) and parts[-1]):
+        return None
+    return "/".join(parts[:before]), "/".join(parts[before:])

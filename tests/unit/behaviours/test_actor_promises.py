@@ -166,7 +166,7 @@ async def test_spans_that_are_none(expires: Any) -> None:
         await context.promise("approval", expires=expires)
 
     attempts = Attempts()
-    with pytest.raises(InvalidArgument, match="leave it out for one that never does"):
+    with pytest.raises(InvalidArgument, match="leave it out where it never does"):
         await attempt(attempts, receive)
     assert not attempts.promises
 

@@ -81,7 +81,7 @@ class ActorContext(Context):
         if lasts is not None and not 0 < self._clock.now() + lasts < MAX_SPAN:
             raise InvalidArgument(
                 "BAD_EXPIRES",
-                f"promise {name}: `expires` is no span: {lasts:g} s; leave it out for one that never does",
+                f"promise {name}: `expires` is no span: {lasts:g} s; leave it out where it never does",
             )
         with self._runtime():
             promise_id = self._promises.id(name)
