@@ -13,8 +13,9 @@ import yaml
 from support.canned_fleet import CannedFleet, canned_fleet
 from support.fleets import agent, fleet, model, tool
 
-from troupe.chassis.errors import NotFound
+from troupe.chassis.errors import NotFound, Unavailable
 from troupe.chassis.wire import timestamp
+from troupe.cli import clients
 from troupe.v1 import agent_pb2, control_plane_pb2, status_pb2, turn_pb2
 from troupe.v1.control_plane_pb2 import RevisionInfo, WatchStatusResponse
 from troupe.v1.envelope_pb2 import SessionRef
@@ -220,6 +221,19 @@ def test_deleting_a_session_says_what_was_cancelled(canned: CannedFleet) -> None
     run = canned.troupe("session", "delete", "other/clerk/s1")
     assert run.out == "other/clerk/s1 deleted, 2 messages cancelled\n"
     assert canned.worker.requests[0].session == SessionRef(namespace="other", agent="clerk", session="s1")
+
+
+def test_a_deletion_waits_as_long_as_a_turn_may_take_to_end(
+    canned: CannedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(request: agent_pb2.DeleteSessionRequest) -> Unavailable:
+        time.sleep(0.5)
+        return Unavailable("TURN_RUNS", "the running turn of session clerk/s1 did not end; try again")
+
+    monkeypatch.setattr(clients, "CALL_TIMEOUT", 0.1)
+    canned.worker.answers["DeleteSession"] = late
+    run = canned.troupe("session", "delete", "clerk/s1")
+    assert (run.code, run.err) == (1, "error: the running turn of session clerk/s1 did not end; try again\n")
 
 
 def test_doctor_is_content_with_a_fleet_that_answers(canned: CannedFleet) -> None:

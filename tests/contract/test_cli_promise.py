@@ -168,3 +168,18 @@ def test_misuse(canned: CannedFleet, arguments: tuple[str, ...]) -> None:
     assert (run.code, run.out, canned.promises.requests) == (2, "", [])
     assert len(run.err.splitlines()) == 1
     assert TOKEN not in run.err
+
+
+def test_what_a_token_file_holds_is_not_shown(canned: CannedFleet) -> None:
+    file = canned.write("token", f"token: {TOKEN}\n")
+    run = canned.troupe("promise", "resolve", f"@{file}", "1")
+    assert (run.code, canned.promises.requests) == (2, [])
+    assert "has no token" in run.err
+    assert TOKEN not in run.err
+
+
+@pytest.mark.parametrize("value", ["NaN", '{"a": [Infinity]}', "[" * 100_000])
+def test_what_only_python_takes_for_json_is_none(canned: CannedFleet, value: str) -> None:
+    run = canned.troupe("promise", "resolve", NAME, "-", stdin=value)
+    assert (run.code, canned.promises.requests) == (2, [])
+    assert "is no JSON" in run.err

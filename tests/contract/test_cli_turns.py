@@ -185,6 +185,14 @@ def test_a_person_is_asked_before_many_are_stopped(canned: CannedFleet, verb: st
     assert len(canned.worker.requests) == count + 2, "nobody was asked"
 
 
+def test_where_there_was_nothing_to_agree_to_nothing_is_stopped(canned: CannedFleet) -> None:
+    """Nor what comes after they were counted."""
+    canned.worker.answers["ControlTurns"] = lambda request: answering(*[] if request.dry_run else ["APPLIED"])(request)
+    run = canned.troupe("turns", "kill", "--agent", "clerk", terminal=True)
+    assert [one.dry_run for one in canned.worker.requests] == [True]
+    assert (run.code, run.out) == (0, "no message matches\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -191,6 +191,19 @@ async def test_a_value_has_to_be_of_the_schema(desk: Desk) -> None:
     assert (await fate(agents)).result.text == "Answer(ok=True, note='fine')"
 
 
+async def test_what_is_of_the_schema_is_a_value_of_the_type(desk: Desk) -> None:
+    """Or a turn would die of what it was given, once for all."""
+    agents, operator = await desk.as_("oscar", "operator", "client")
+    await asks(agents, "number")
+    await operator.Resolve(ResolveRequest(promise=named(), value=json_value("1.0")))
+    assert (await fate(agents)).result.text == "1"
+    await asks(agents, "day", "t")
+    wrong = operator.Resolve(ResolveRequest(promise=named("t"), value=json_value('"27.11.2026"')))
+    assert (await refusal(wrong, InvalidArgument)).reason == "NOT_OF_SCHEMA"
+    await operator.Resolve(ResolveRequest(promise=named("t"), value=json_value('"2026-11-27"')))
+    assert (await fate(agents, "t")).result.text == "datetime.date(2026, 11, 27)"
+
+
 async def test_a_large_value_travels_by_reference_and_is_shown_whole(desk: Desk) -> None:
     agents, operator = await desk.as_("oscar", "operator", "client")
     await asks(agents)

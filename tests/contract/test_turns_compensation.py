@@ -111,6 +111,7 @@ async def test_a_kill_stops_the_taking_back(backends: Backends, tell: bool) -> N
         if not tell:
             undoing.last.open.set()
         assert (await worker.end_of("m")).fate == turn_pb2.FATE_CANCELLED
+        assert await letters(worker.real_broker) == [], "nobody asks for more to be taken back"
         assert undoing.taken_back == ["two"]
 
 

@@ -56,6 +56,15 @@ async def test_it_comes_when_it_is_due_as_a_message_of_the_session(backends: Bac
         assert await worker.state() == "remind tea 0.2 0;ring tea;"
 
 
+async def test_it_comes_however_late(backends: Backends) -> None:
+    """To a fleet that was down for a weekend, say."""
+    script = Reminding()
+    async with backends.worker(script) as worker:
+        await worker.ask(f"remind tea {-3 * 86400} 0")
+        await until(lambda: script.occurrences)
+        assert (await worker.end_of(script.occurrences[0].id)).fate == turn_pb2.FATE_DONE
+
+
 async def test_it_comes_again_and_again_until_it_is_forgotten(backends: Backends) -> None:
     script = Reminding()
     async with backends.worker(script) as worker:

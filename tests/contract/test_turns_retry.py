@@ -12,11 +12,11 @@ from support.hosting import Backends, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.broker.retry import RetryPolicy
-from troupe.chassis.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from troupe.chassis.errors import FailedPrecondition, ResourceExhausted, TroupeError, Unavailable
 from troupe.chassis.wire import duration, seconds, timestamp
 from troupe.dataplane.actors import host
 from troupe.dataplane.actors.behaviour import TurnContext
-from troupe.dataplane.actors.outcome import STALE_AFTER
+from troupe.dataplane.actors.outcome import MAX_SAID, STALE_AFTER
 from troupe.v1 import envelope_pb2, turn_pb2
 from troupe.v1.envelope_pb2 import Content, Envelope, Number
 
@@ -47,6 +47,24 @@ async def test_attempts_are_sealed_with_the_time_of_the_next_and_counted(backend
     assert status.attempts == 4
     assert [event.attempt for event in sealed] == [0, 1, 2]
     assert listener.kinds[-2:] == ["started", "completed"]
+
+
+@pytest.mark.parametrize("kind", [Unavailable, FailedPrecondition])
+async def test_an_error_that_cannot_be_sent_as_it_is_ends_its_message_all_the_same(
+    backends: Backends, kind: type[TroupeError]
+) -> None:
+    """A file's name that is no UTF-8, say, or all of a page that was no JSON."""
+    script = Scripted(retry=RetryPolicy(1, 0.01, 0.01))
+    script.fails("odd", kind("AWAY\udce9", "caf\udce9 " + "x" * 100_000, resource="\udce9"))
+    async with backends.worker(script) as worker:
+        status = await worker.ask("odd", message_id="m")
+        (letter,) = await letters(worker.real_broker)
+        assert (await worker.ask("hello")).fate == turn_pb2.FATE_DONE
+
+    assert (status.fate, status.error.reason) == (turn_pb2.FATE_DEAD, "AWAY?")
+    assert status.error.message.startswith("caf? xxx")
+    assert len(status.error.message) == len(letter.error) == MAX_SAID
+    assert script.attempts == ([0, 1, 0] if kind.retryable else [0, 0])
 
 
 async def test_retries_are_counted_by_reason_and_attempt_and_what_waits_is_counted(

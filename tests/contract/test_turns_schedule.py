@@ -9,6 +9,7 @@ from support.hosting import SOON, Backends, key, until
 from support.scripted_behaviour import Scripted
 
 from troupe.chassis.errors import Unavailable
+from troupe.dataplane import following
 from troupe.dataplane.actors import host, schedule
 from troupe.dataplane.state.memory import MemoryStateStore
 from troupe.dataplane.state.session import Backlog
@@ -28,6 +29,21 @@ async def test_a_message_runs_when_it_is_due_and_not_before(backends: Backends) 
         assert time.time() >= due
         assert status.fate == turn_pb2.FATE_DONE
         assert await worker.state() == "now;later;"
+
+
+async def test_who_waits_for_one_hears_of_its_end_though_nobody_told_of_that(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LOOK", 0.05)
+    monkeypatch.setattr(host, "SWEEP", 3600.0)
+    async with backends.worker(Scripted()) as worker:
+        await worker.publish("far", "m", due=time.time() + 3600)
+        await until(lambda: worker.store_line.calls["put"])
+        waiting = asyncio.create_task(worker.end_of("m", wait=60.0))
+        await until(lambda: worker.hub.listening(key(), "m"))
+        assert await worker.control("CANCEL", "m", tell=False) == "APPLIED"
+        async with asyncio.timeout(10):
+            assert (await waiting).fate == turn_pb2.FATE_CANCELLED
 
 
 async def test_what_was_due_when_it_came_takes_its_place_at_once(backends: Backends) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from troupe.dataplane.behaviours.actor_context import ActorContext
@@ -52,6 +53,10 @@ class Asker:
                 promise = await context.promise("answer", approvers=["ann"], expires=float(rest) if rest else None)
             case "typed":
                 promise = await context.promise("answer", Answer)
+            case "number":
+                promise = await context.promise("answer", int)
+            case "day":
+                promise = await context.promise("answer", date)
             case "take":
                 for room in rest.split():
                     await context.call_tool("book", room=room)

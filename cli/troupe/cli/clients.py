@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 CALL_TIMEOUT = 10.0
 """Seconds that a call gets beside the time that it is asked to wait. Streams get no limit: keepalive watches them."""
+DELETE_TIMEOUT = 60.0
+"""The same for the deletion of a session: of its turns, each that runs or takes back what it did is waited for."""
 ELECTION = 20.0
 """Seconds that another control plane gets to take over: the old one's lease, and a little more."""
 
@@ -252,7 +254,7 @@ class Gateway:
         """How many messages were cancelled by it."""
         with self._peer.errors():
             request = agent_pb2.DeleteSessionRequest(session=ref)
-            return (await self._stub.DeleteSession(request, timeout=CALL_TIMEOUT)).cancelled
+            return (await self._stub.DeleteSession(request, timeout=DELETE_TIMEOUT)).cancelled
 
 
 class Promises:

@@ -76,6 +76,9 @@ def _report(error: BaseException) -> int:
             return FAILED
         case KeyboardInterrupt():
             return INTERRUPTED
+        case UnicodeEncodeError(reason="surrogates not allowed"):
+            complain("what was typed is no UTF-8; type it in a terminal whose encoding that is")
+            return MISUSED
         case _:
             name = type(error).__name__
             complain(f"{name}: {error}; this is a defect of troupe; run it again with --debug and report what it says")

@@ -21,25 +21,24 @@ def session(text: str, namespace: str | None) -> envelope_pb2.SessionRef:
 
 
 def message(text: str, namespace: str | None) -> agent_pb2.MessageRef:
-    """`AGENT/SESSION/ID`, or `NAMESPACE/AGENT/SESSION/ID`. With a namespace beside it, an id may hold slashes."""
-    parts = text.split("/", 2) if namespace else text.split("/")
-    if len(parts) in (3, 4) and all(parts):
-        *owner, name, message_id = parts
-        return agent_pb2.MessageRef(session=session("/".join([*owner, name]), namespace), message_id=message_id)
-    raise InvalidArgument("BAD_NAME", f"{text!r} is no message; write AGENT/SESSION/ID, for example clerk/s1/0198c2")
+    """`AGENT/SESSION/ID`, or `NAMESPACE/AGENT/SESSION/ID`. An id of a reminder's message holds slashes; others may with
+    a namespace beside them."""
+    if (parted := _parted(text, namespace, 0)) is None:
+        raise InvalidArgument(
+            "BAD_NAME", f"{text!r} is no message; write AGENT/SESSION/ID, for example clerk/s1/0198c2"
+        )
+    owner, message_id = parted
+    return agent_pb2.MessageRef(session=session(owner, namespace), message_id=message_id)
 
 
 def promise(text: str, namespace: str | None) -> promise_pb2.PromiseRef:
-    """`AGENT/SESSION/MESSAGE_ID/NAME`, or with `NAMESPACE/` before it. With a namespace beside it, an id may hold
-    slashes."""
-    parts = text.split("/")
-    before = 2 if namespace or len(parts) == 4 else 3
-    if len(parts) > before + 1 and (namespace or len(parts) <= 5) and all(parts):
-        ref = session("/".join(parts[:before]), namespace)
-        return promise_pb2.PromiseRef(session=ref, promise_id="/".join(parts[before:]))
-    raise InvalidArgument(
-        "BAD_NAME", f"{text!r} is no promise; write AGENT/SESSION/MESSAGE_ID/NAME, for example clerk/s1/m1/approval"
-    )
+    """`AGENT/SESSION/MESSAGE_ID/NAME`, or with `NAMESPACE/` before it; of ids the same holds."""
+    if (parted := _parted(text, namespace, 1)) is None:
+        raise InvalidArgument(
+            "BAD_NAME", f"{text!r} is no promise; write AGENT/SESSION/MESSAGE_ID/NAME, for example clerk/s1/m1/approval"
+        )
+    owner, promise_id = parted
+    return promise_pb2.PromiseRef(session=session(owner, namespace), promise_id=promise_id)
 
 
 def agent(text: str, namespace: str | None) -> envelope_pb2.SessionRef:
@@ -69,3 +68,20 @@ def new_session() -> str:
     """Eight letters that nobody has to spell twice; about 38 bits of chance."""
     letters = [secrets.choice(LETTERS) for _ in range(8)]
     return f"{''.join(letters[:4])}-{''.join(letters[4:])}"
+
+
+def _parted(text: str, namespace: str | None, behind: int) -> tuple[str, str] | None:
+    """The session's name, and what stands after it: a message's id, and `behind` parts more."""
+    parts = text.split("/")
+    count = len(parts) - behind
+    if namespace:
+        before = 2
+    elif count in (6, 7) and parts[count - 4] == "reminder":
+        before = count - 4  # reminder/NAME/ID/NUMBER
+    elif count in (3, 4):
+        before = count - 1
+    else:
+        return None
+    if count <= before or not (all(parts[: before + 1]) and parts[-1]):
+        return None
+    return "/".join(parts[:before]), "/".join(parts[before:])

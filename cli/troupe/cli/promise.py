@@ -1,9 +1,8 @@
 """`troupe promise`: what turns wait for from outside, and giving it to them."""
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Never
 
 import typer
 from rich.text import Text
@@ -11,6 +10,7 @@ from rich.text import Text
 from troupe.chassis.errors import InvalidArgument
 from troupe.chassis.ids import uuid7
 from troupe.cli import names
+from troupe.cli.asking import typed
 from troupe.cli.clients import promises
 from troupe.cli.edge import Refused, note
 from troupe.cli.invocation import Invocation, group
@@ -117,23 +117,35 @@ def _said(promise: Promise, done: str, applied: bool) -> Text:
 
 def _name(request: GetPromiseRequest | ResolveRequest | RejectRequest, named: str, namespace: str | None) -> None:
     if named.startswith("@"):
-        try:
-            named = Path(named[1:]).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise InvalidArgument("BAD_TOKEN_FILE", f"cannot read a token from {named[1:]}: {error}") from error
-    if named.startswith("tp_") and "/" not in named:
+        request.token = _kept(named[1:])
+    elif named.startswith("tp_") and "/" not in named:
         request.token = named
     else:
         request.promise.CopyFrom(names.promise(named, namespace))
 
 
+def _kept(file: str) -> str:
+    """The token in a file. What it has is a secret, which no error says."""
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InvalidArgument("BAD_TOKEN_FILE", f"cannot read a token from {file}: {error}") from error
+    if not token.startswith("tp_"):
+        raise InvalidArgument("BAD_TOKEN_FILE", f"{file} has no token; write it there as it was given out, from tp_ on")
+    return token
+
+
 def _content(value: str, text: bool) -> Content:
-    said = sys.stdin.read() if value == "-" else value
+    said = typed() if value == "-" else value
     if text:
         return Content(text=said.rstrip("\n") if value == "-" else said)
     try:
-        json.loads(said)
-    except ValueError as error:
+        json.loads(said, parse_constant=_no_json)
+    except (ValueError, RecursionError) as error:
         hint = "write a text as '\"yes\"', or with --text"
         raise InvalidArgument("NOT_JSON", f"the value is no JSON ({error}); {hint}") from error
     return Content(data=Data(content_type="application/json", value=said.encode()))
+
+
+def _no_json(constant: str) -> Never:
+    raise ValueError(f"{constant} is no number of JSON's")

@@ -1,6 +1,5 @@
 """`troupe send`: hand a message over, and wait for its fate where asked."""
 
-import sys
 import time
 from enum import StrEnum
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typer.core import TyperCommand
 
 from troupe.chassis.wire import duration, timestamp
 from troupe.cli import attributes, durations, moments, names
+from troupe.cli.asking import typed
 from troupe.cli.attributes import AttributeOption
 from troupe.cli.clients import gateway
 from troupe.cli.conversation import message
@@ -128,4 +128,4 @@ def _when(after: float | None, at: float | None) -> str:
 
 
 def _content(text: str) -> str:
-    return sys.stdin.read().rstrip("\n") if text == "-" else text
+    return typed().rstrip("\n") if text == "-" else text

@@ -40,7 +40,8 @@ MessagesArgument = Annotated[
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 FromOption = Annotated[
-    int, typer.Option("--from", metavar="STEP", min=0, help="The first step that is taken again; 0: all of them.")
+    int,
+    typer.Option("--from", metavar="STEP", min=0, max=2**32 - 1, help="The first step that is taken again; 0: all."),
 ]
 LiftsOption = Annotated[
     str, typer.Option("--lifts", metavar="ID", help="Lift only the pause of this verb id; all of them otherwise.")
@@ -163,12 +164,15 @@ def _stop(invocation: Invocation, request: ControlTurnsRequest, yes: bool) -> No
     if request.HasField("selector") and not (yes or request.dry_run) and can_answer():
         found = asyncio.run(_counted(invocation, request))
         name = word(Verb.Name(request.verb), "VERB_").capitalize()
-        if found and not agreed(f"{name} {counted(found, 'message')}?"):
+        # Not more than was agreed to, whatever is sent meanwhile.
+        most, request.limit = request.limit, found
+        if not found:
+            _sum_up(invocation, request, Counter())
+        elif agreed(f"{name} {counted(found, 'message')}?"):
+            asyncio.run(_carry_out(invocation, request, agreed_to=found < most))
+        else:
             note("nothing was changed")
             raise Refused
-        # Not more than was agreed to, whatever is sent meanwhile.
-        most, request.limit = request.limit, found or request.limit
-        asyncio.run(_carry_out(invocation, request, agreed_to=found < most))
     else:
         asyncio.run(_carry_out(invocation, request))
 
@@ -214,11 +218,16 @@ async def _selected(invocation: Invocation, request: ControlTurnsRequest) -> int
                 output.say(Text.assemble(answer, " " * (10 - len(answer)), name, f": {means}" if means else ""))
             else:
                 output.event(response)
-    if output.human:
+    _sum_up(invocation, request, answers)
+    return answers.total()
+
+
+def _sum_up(invocation: Invocation, request: ControlTurnsRequest, answers: Counter[VerbAnswer.ValueType]) -> None:
+    """The last line for people."""
+    if invocation.output.human:
         counts = ", ".join(f"{number} {_word(answer)}" for answer, number in sorted(answers.items()))
         said = counts.replace("_", " ").lower() or "no message matches"
-        output.say(Text(f"dry run, nothing was changed: {said}" if request.dry_run else said, style="bold"))
-    return answers.total()
+        invocation.output.say(Text(f"dry run, nothing was changed: {said}" if request.dry_run else said, style="bold"))
 
 
 def _row(answer: ControlTurnsResponse) -> tuple[str, Text, str]:

@@ -191,8 +191,8 @@ class Follower:
         clock = self._following.clock
         until = clock.monotonic() + within
         if self._sent is None and self._owner() is None and self._following.held(self._shard):
-            # The turn runs here: nothing else is to be looked at on its way.
-            end = await self._log.end(self._number, self._digest, within)
+            # The turn runs here: nothing else is to be looked at on its way, unless it takes long.
+            end = await self._log.end(self._number, self._digest, min(within, LOOK))
             if end is not None or clock.monotonic() >= until:
                 return end
             self._stirred = True

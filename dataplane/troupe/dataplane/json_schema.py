@@ -1,11 +1,16 @@
 """Whether a JSON value is of a JSON Schema: the keywords of draft 2020-12 that schemas made from types have, and those
-about numbers, texts, arrays and objects. Others say nothing here, `format` among them. Pure."""
+about numbers, texts, arrays and objects, with the formats of those types. Others say nothing here. Pure."""
 
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
+
+import msgspec
 
 MAX_DEPTH: Final = 100
 """How deep a value may be nested, references that lead back to themselves included."""
@@ -37,6 +42,26 @@ _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
 }
 
+_FORMATS: Final[Mapping[str, type]] = {
+    "date-time": datetime,
+    "date": date,
+    "time": time,
+    "duration": timedelta,
+    "uuid": UUID,
+    "decimal": Decimal,
+    "base64": bytes,
+}
+
+
+def _reads_as(value: str, form: str) -> bool:
+    """Whether the turn, which has the type, can read the text. A form that no type has says nothing."""
+    try:
+        msgspec.convert(value, _FORMATS.get(form, str))
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 _LIMITS: Final[tuple[tuple[str, str, Callable[[Any, Any], bool], str], ...]] = (
     ("number", "minimum", lambda value, limit: value >= limit, "must be at least {}"),
     ("number", "maximum", lambda value, limit: value <= limit, "must be at most {}"),
@@ -46,6 +71,8 @@ _LIMITS: Final[tuple[tuple[str, str, Callable[[Any, Any], bool], str], ...]] = (
     ("string", "minLength", lambda value, limit: len(value) >= limit, "must have at least {} characters"),
     ("string", "maxLength", lambda value, limit: len(value) <= limit, "must have at most {} characters"),
     ("string", "pattern", lambda value, limit: re.search(limit, value) is not None, "must match {}"),
+    ("string", "format", _reads_as, "must be a {}"),
+    ("string", "contentEncoding", _reads_as, "must be {}"),
     ("array", "minItems", lambda value, limit: len(value) >= limit, "must have at least {} items"),
     ("array", "maxItems", lambda value, limit: len(value) <= limit, "must have at most {} items"),
     ("object", "minProperties", lambda value, limit: len(value) >= limit, "must have at least {} fields"),

@@ -158,6 +158,19 @@ async def test_a_value_of_another_type_is_said_to_be_one() -> None:
         await attempt(attempts, _approved)
 
 
+@pytest.mark.parametrize("expires", [float("inf"), float("nan"), 1e12, -1e12, timedelta.max])
+async def test_spans_that_are_none(expires: Any) -> None:
+    """Nobody could be told when they are over, and no store keeps all of them."""
+
+    async def receive(context: ActorContext) -> None:
+        await context.promise("approval", expires=expires)
+
+    attempts = Attempts()
+    with pytest.raises(InvalidArgument, match="leave it out where it never does"):
+        await attempt(attempts, receive)
+    assert not attempts.promises
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "x" * 64, "ä"])
 async def test_names_that_are_none(name: str) -> None:
     with pytest.raises(InvalidArgument, match="must match"):

@@ -50,7 +50,15 @@ async def test_a_reminder_is_due_when_it_says(when: dict[str, Any], due: float, 
 
 
 @pytest.mark.parametrize(
-    "when", [{}, {"after": 1, "at": 1}, {"after": 1, "every": 0.5}, {"at": -1}, {"after": float("nan")}]
+    "when",
+    [
+        {},
+        {"after": 1, "at": 1},
+        {"after": 1, "every": 0.5},
+        {"at": 1, "every": float("inf")},
+        {"at": -1},
+        {"after": float("nan")},
+    ],
 )
 async def test_a_reminder_without_a_time_is_refused(when: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="reminder tea"):

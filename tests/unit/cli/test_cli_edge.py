@@ -57,6 +57,14 @@ def test_a_defect_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.startswith("error: ZeroDivisionError: by zero; this is a defect of troupe; ")
 
 
+def test_what_is_typed_in_another_encoding_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = os.fsdecode(b"caf\xe9")
+    with pytest.raises(typer.Exit) as ended, reported(debug=False):
+        typed.encode()
+    assert ended.value.exit_code == 2
+    assert "no UTF-8" in capsys.readouterr().err
+
+
 def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), reported(debug=True):
         raise NotFound("X", "no such thing")

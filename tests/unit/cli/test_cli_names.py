@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.chassis.errors import InvalidArgument
+from troupe.chassis.wire import duration
 from troupe.cli import durations, names
 from troupe.cli.send import with_durations
 from troupe.v1.agent_pb2 import MessageRef
@@ -98,6 +99,17 @@ def test_what_is_no_promise_is_refused(text: str) -> None:
         names.promise(text, None)
 
 
+@pytest.mark.parametrize("namespace", ["default", "other"])
+def test_what_is_shown_of_a_reminders_message_finds_it_and_its_promise(namespace: str) -> None:
+    ref = SessionRef(namespace=namespace, agent="a", session="s")
+    message_id = "reminder/daily/01a2-7f/12"
+    message = names.message(names.shown(ref, message_id), None)
+    promise = names.promise(names.shown(ref, f"{message_id}/approval"), None)
+    assert (message.message_id, promise.promise_id) == (message_id, f"{message_id}/approval")
+    for found in (message.session, promise.session):
+        assert (found.namespace or "default", found.agent, found.session) == (namespace, "a", "s")
+
+
 def test_a_new_session_is_short_and_never_the_same() -> None:
     made = {names.new_session() for _ in range(1000)}
     assert len(made) == 1000
@@ -115,6 +127,13 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_misuse(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no duration"):
         durations.parse(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 30 + "d", "9" * 400, "4000000d"])
+def test_what_no_call_can_carry_is_misuse(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="longer than ten thousand years"):
+        durations.parse(text)
+    duration(durations.MOST)
 
 
 @pytest.mark.parametrize(

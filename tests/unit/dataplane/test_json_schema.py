@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -52,7 +54,11 @@ def first(schema: Any, value: Any) -> str:
         ({"not": {"type": "string"}}, [1], ["x"]),
         ({"$ref": "#/$defs/x~1y", "$defs": {"x/y": {"type": "string"}}}, ["x"], [1]),
         ({"$ref": "#/$defs/nowhere"}, [], [1]),
-        ({"format": "date", "unheard-of": 1}, ["x", 1], []),
+        ({"format": "date"}, ["2026-11-27", 1], ["27.11.2026", "2026-02-30"]),
+        ({"format": "date-time"}, ["2026-11-27T04:00:00Z"], ["2026-11-27"]),
+        ({"format": "uuid"}, ["0198c2de-0000-7000-8000-000000000000"], ["x"]),
+        ({"contentEncoding": "base64"}, ["YQ=="], ["a!"]),
+        ({"format": "hostname", "unheard-of": 1}, ["x", 1], []),
     ],
 )
 def test_keywords(schema: Any, good: list[Any], bad: list[Any]) -> None:
@@ -109,7 +115,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_it_agrees_with_msgspec(value: Any) -> None:
-    for kind in (Order, list[float], dict[str, float], tuple[bool, str], str | None):
+    for kind in (Order, list[float], dict[str, float], tuple[bool, str], str | None, date, list[bytes], UUID | None):
         try:
             msgspec.json.decode(json.dumps(value), type=kind)
             taken = True

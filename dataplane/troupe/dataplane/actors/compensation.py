@@ -39,10 +39,10 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
         match cause_of(error):
             case Fenced() as fenced:
                 raise fenced from None
-            case CancelRecorded(kill=True):
-                log.info("compensations killed", session=str(key), message=turn.message_id)
             case NotCompensated() as failed:
                 raise failed from None
+            case cause if _is_killed(turn, cause):
+                log.info("compensations killed", session=str(key), message=turn.message_id)
             case cause:
                 log.warning(
                     "compensations of a cancelled turn failed",
@@ -58,3 +58,8 @@ async def compensate(world: World, owner: Owner, key: SessionKey, turn: Turn, lo
         if turn.abandoned:
             raise asyncio.CancelledError
     return True
+
+
+def _is_killed(turn: Turn, error: Exception) -> bool:
+    """Whether a KILL ended them."""
+    return turn.killed or (isinstance(error, CancelRecorded) and error.kill)

@@ -20,6 +20,7 @@ from troupe.dataplane.actors.journal import AttemptJournal
 from troupe.dataplane.actors.turn import Turn
 from troupe.dataplane.actors.world import World
 from troupe.dataplane.state.errors import CancelRecorded, Fenced, VersionConflict
+from troupe.dataplane.state.schedule import is_occurrence
 from troupe.dataplane.state.session import Loaded, Owner, Record
 
 STALE_AFTER = 23 * 3600.0
@@ -141,6 +142,9 @@ async def attempt(world: World, owner: Owner, key: SessionKey, turn: Turn, loade
             case _ if turn.suspended:
                 return Suspended(turn.awaits)
             case TroupeError() as cause:
+                # Code of agents and actors raises such ones too, with texts of its own.
+                cause.args = (sayable(str(cause)),)
+                cause.reason, cause.resource = sayable(cause.reason), sayable(cause.resource)
                 return Failed(cause, behaviour)
             case cause:
                 log.warning(
@@ -195,7 +199,11 @@ def cause_of(error: Exception) -> Exception:
 
 def said(error: BaseException) -> str:
     """The error as one line that can be stored and sent, whatever it says."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return sayable(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def sayable(text: str) -> str:
+    """The text as it can be stored and sent, whatever code has made of it."""
     return text.encode(errors="replace")[:MAX_SAID].decode(errors="ignore")
 
 
@@ -273,6 +281,8 @@ async def _contained(behaviour: Behaviour, context: TurnContext) -> TurnResult:
 
 
 def _late(turn: Turn, now: float) -> TroupeError | None:
+    if is_occurrence(turn.number):
+        return None  # nobody sends it twice, and it comes late where nobody could run it
     first_sent = seconds(turn.envelope.first_sent)
     if turn.envelope.HasField("expires") and now >= turn.expires:
         return MessageExpired("EXPIRED", f"the message was to start within {turn.expires - first_sent:g} s")

@@ -9,7 +9,7 @@ from troupe.chassis.errors import FailedPrecondition, InvalidArgument, TroupeErr
 from troupe.chassis.wire import seconds
 from troupe.dataplane.actors.behaviour import TurnContext
 from troupe.dataplane.behaviours.actor_calls import ActorCalls
-from troupe.dataplane.behaviours.context import Context, Span, content_of, span_seconds
+from troupe.dataplane.behaviours.context import MAX_SPAN, Context, Span, content_of, span_seconds
 from troupe.dataplane.behaviours.promises import FRESH, NAME, AwaitedValue, Schema, TurnPromises, json_schema
 from troupe.dataplane.blobs.payloads import BYTES
 from troupe.dataplane.tools.errors import ToolFailed
@@ -74,10 +74,15 @@ class ActorContext(Context):
         """A value that somebody outside gives, open once this returns: `value = await promise`. `name` is unique within
         the turn; `schema` is the value's Python type or JSON Schema, None: any content; after `expires` it has no value
         any more, None: never. `approvers` are names of credentials that may settle it by name, beside operators.
-        Raises InvalidArgument for a name that is not 1 to 63 letters, digits and `._:-`, and for a schema."""
+        Raises InvalidArgument for a name that is not 1 to 63 letters, digits and `._:-`, a schema, and a span."""
         if not NAME.fullmatch(name):
             raise InvalidArgument("BAD_NAME", f"promise {name!r}: must match {NAME.pattern}")
         lasts, checked = None if expires is None else span_seconds(expires), json_schema(schema, name)
+        if lasts is not None and not 0 < self._clock.now() + lasts < MAX_SPAN:
+            raise InvalidArgument(
+                "BAD_EXPIRES",
+                f"promise {name}: `expires` is no span: {lasts:g} s; leave it out where it never does",
+            )
         with self._runtime():
             promise_id = self._promises.id(name)
             token = self._promises.token(promise_id)

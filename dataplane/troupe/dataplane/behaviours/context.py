@@ -19,6 +19,8 @@ MAX_REMINDERS: Final = 100
 """Reminders that one turn may set or forget."""
 MIN_EVERY: Final = 1.0
 """Seconds between two occurrences of a reminder."""
+MAX_SPAN: Final = 1e11
+"""Seconds that are no span any more, from now or from the epoch: three thousand years."""
 
 Span = float | timedelta
 """Seconds, or a timedelta."""
@@ -84,13 +86,15 @@ class Context:
         again = 0.0 if every is None else span_seconds(every)
         if (after is None) == (at is None) and not (after is None and every is not None):
             raise InvalidArgument("BAD_REMINDER", f"reminder {name}: say when, either `after` or `at`, or `every`")
-        if every is not None and not again >= MIN_EVERY:
-            raise InvalidArgument("BAD_REMINDER", f"reminder {name}: `every` is at least {MIN_EVERY:g} s")
+        if every is not None and not MIN_EVERY <= again < MAX_SPAN:
+            raise InvalidArgument(
+                "BAD_REMINDER", f"reminder {name}: `every` is at least {MIN_EVERY:g} s, and less than {MAX_SPAN:g} s"
+            )
         if at is not None:
             due = at.timestamp() if isinstance(at, datetime) else float(at)
         else:
             due = self._clock.now() + span_seconds(after if after is not None else again)
-        if not 0 <= due < 1e11:
+        if not 0 <= due < MAX_SPAN:
             raise InvalidArgument("BAD_REMINDER", f"reminder {name}: there is no such time as {due:g}")
         content = content_of(text, content_type, f"{self._resource}: reminder {name}")
         self._set(name, Remind(name, due, again, content))

@@ -152,6 +152,14 @@ def _value(promise: Promise, schema: Schema) -> Any:
     try:
         if content.WhichOneof("body") == "text":
             return msgspec.convert(content.text, kind)
-        return msgspec.json.decode(content.data.value, type=kind)
+        return _decoded(content.data.value, kind)
     except msgspec.MsgspecError as error:
         raise DataLoss("BAD_VALUE", f"promise {promise.name}: its value is not of the schema ({error})") from error
+
+
+def _decoded(value: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except msgspec.ValidationError:
+        # To JSON Schema 1.0 is an integer. What else is read here and not above the schema has refused.
+        return msgspec.json.decode(value, type=kind, strict=False)
