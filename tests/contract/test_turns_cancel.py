@@ -201,6 +201,37 @@ class TestDeleteSession:
             assert (await worker.end_of(waiting)).fate == turn_pb2.FATE_DONE
             assert await worker.state() == "hello;again;"
 
+    @pytest.mark.parametrize("when", ["before", "after"])
+    async def test_what_has_come_runs_though_whoever_deletes_goes_away(self, backends: Backends, when: str) -> None:
+        """Cut off while a message is written down that came beside."""
+        script = Scripted()
+        slow, writing = script.gate("slow"), asyncio.Event()
+        async with backends.worker(script) as worker:
+            worker.commits_took(10.0)
+            hooks = getattr(worker.store_line, when)
+
+            async def another_comes(*_: object) -> None:
+                worker.store_line.before.pop("commit")
+                hooks["put"] = hang
+                await worker.send("beside", message_id="beside")
+                await until(lambda: worker.actor().arrivals())
+
+            async def hang(*_: object) -> None:
+                hooks.pop("put")
+                writing.set()
+                await asyncio.Event().wait()
+
+            await worker.send("slow")
+            await slow.entered.wait()
+            worker.store_line.before["commit"] = another_comes
+            deleting = asyncio.create_task(worker.sessions.delete(key()))
+            await writing.wait()
+            deleting.cancel()
+            await asyncio.wait([deleting])
+
+            assert (await worker.end_of("beside")).fate == turn_pb2.FATE_DONE
+            assert script.started == ["s: slow", "s: beside"]
+
 
 async def test_detaching_from_a_conversation_leaves_the_turn_alone(backends: Backends) -> None:
     script = Scripted()

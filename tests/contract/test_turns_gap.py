@@ -132,3 +132,17 @@ async def test_a_sender_that_is_cancelled_before_the_confirm_leaves_no_gap(backe
         assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
         assert (await worker.ask("lost", message_id="m")).fate == turn_pb2.FATE_DONE
         assert await worker.state() == "next;lost;"
+
+
+async def test_a_gap_is_watched_anew_by_a_session_that_has_just_left_memory(backends: Backends) -> None:
+    """Whoever watched for the one before it looks again in a second, and watches no more."""
+    script = Scripted()
+    script.does["ask"] = script.ask_outside
+    async with backends.worker(script, order_timeout=0.2) as worker:
+        await worker.send("ask", message_id="m")
+        await worker.at_rest()
+        await _publish(worker, 2)
+        await until(lambda: worker.actor().backlog == 2 and not worker.actor().arrivals())
+        await worker.passivated()
+        await worker.settle("m/answer")
+        assert (await worker.end_of("theirs-2")).fate == turn_pb2.FATE_DONE

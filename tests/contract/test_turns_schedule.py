@@ -72,6 +72,21 @@ async def test_one_that_comes_due_sooner_than_the_timer_is_not_late(backends: Ba
         assert (await worker.end_of("m1", wait=SOON)).fate == turn_pb2.FATE_DONE
 
 
+async def test_it_is_not_late_though_the_answer_to_its_placing_was_lost(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "SWEEP", 3600.0)
+    async with backends.worker(Scripted()) as worker:
+
+        async def lost(*_: object) -> None:
+            worker.store_line.after.clear()
+            raise Unavailable("STORE_AWAY", "nobody heard the answer")
+
+        worker.store_line.after["put"] = lost
+        await worker.publish("later", "m", due=time.time() + 0.5)
+        assert (await worker.end_of("m")).fate == turn_pb2.FATE_DONE
+
+
 async def test_a_session_out_of_memory_is_brought_back(backends: Backends) -> None:
     async with backends.worker(Scripted()) as worker:
         await worker.publish("later", "m", due=time.time() + 1.0)

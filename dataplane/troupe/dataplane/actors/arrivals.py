@@ -41,12 +41,14 @@ class Arrival:
 
 
 class Arrivals:
-    """In the order of deliveries. Those that are being placed come first, and nothing starts past them."""
+    """In the order of deliveries. Those that are being placed come first, and nothing starts past them; also where
+    that was cut off, so that nobody knows which of them the store has."""
 
     def __init__(self, patience: Callable[[], float]) -> None:
         """`patience` gives the seconds that one may wait, as things are."""
         self._patience = patience
         self._placing: list[Arrival] = []
+        self._cut_off = False
         self._fresh: deque[Arrival] = deque()
 
     def __len__(self) -> int:
@@ -80,6 +82,8 @@ class Arrivals:
 
     def due(self) -> float | None:
         """Clock.monotonic() when the next one is to be placed; None while some are being placed, or none is here."""
+        if self._cut_off:
+            return self._placing[0].at
         return self._fresh[0].due(self._patience()) if self._fresh and not self._placing else None
 
     def clear(self) -> None:
@@ -90,7 +94,9 @@ class Arrivals:
         self, until: float, world: World, owner: Owner, key: SessionKey, *, busy: Callable[[], bool]
     ) -> list["Placement"]:
         """Write those that came before `until`, a Clock.monotonic(), to the inbox, in order. `busy`: a turn runs whose
-        message does not wait. Raises Fenced. One call at a time."""
+        message does not wait. Raises Fenced; then, and where the caller is cancelled, they are to be placed again. One
+        call at a time."""
+        self._cut_off = False
         while self._fresh and self._fresh[0].at <= until:
             self._placing.append(self._fresh.popleft())
 
@@ -100,9 +106,12 @@ class Arrivals:
             return Placement(arrival, replace(entering(entry), skip=placed is Placed.SKIPPED), placed)
 
         try:
-            return list(await asyncio.gather(*map(put, self._placing)))
-        finally:
-            self._placing = []
+            placements = await asyncio.gather(*map(put, self._placing))
+        except BaseException:
+            self._cut_off = True
+            raise
+        self._placing = []
+        return placements
 
 
 @dataclass(frozen=True, slots=True)

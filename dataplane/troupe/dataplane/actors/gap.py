@@ -60,7 +60,7 @@ class GapWatch:
         self._owner, self._world = owner, world
         self._channel = -1
         self._active_since: float | None = None
-        self._watched: set[SessionKey] = set()
+        self._watched: set[Waiting] = set()
         self._probes: dict[str, asyncio.Future[bool]] = {}
 
     def delivered(self, channel: int) -> None:
@@ -80,8 +80,8 @@ class GapWatch:
 
     def watch(self, session: Waiting) -> None:
         """See to it that the session does not wait for ever for what it misses."""
-        if session.key not in self._watched:
-            self._watched.add(session.key)
+        if session not in self._watched:
+            self._watched.add(session)
             metrics.GAPS.labels("awaited").inc()
             self._world.spawn(self._watch(session))
 
@@ -92,7 +92,7 @@ class GapWatch:
             self._world.fenced(self._owner, fenced.epoch)
             return
         finally:
-            self._watched.discard(session.key)
+            self._watched.discard(session)
         session.step()
 
     async def _outlast(self, session: Waiting) -> None:

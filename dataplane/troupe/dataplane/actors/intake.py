@@ -105,6 +105,8 @@ class Intake:
             case Placed.SCHEDULED:
                 self._world.scheduled(self._owner, placement.arrival.entry.due)
             case Placed.PRESENT if not self._memory.holds(entry.number):
+                if placement.arrival.entry.due:  # perhaps nobody has heard of that: the answer was lost
+                    self._world.scheduled(self._owner, placement.arrival.entry.due)
                 self._outdated()
             case Placed.SETTLED if self._turn() is None and self._memory.place(entry.number) is not Place.SETTLED:
                 self._outdated()
