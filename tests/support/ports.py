@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 DEFAULT = (7070, 7071, 7072)
 """Where worker, control plane and simulator listen, where nobody names an address."""
@@ -44,9 +43,9 @@ def free(count: int = 1) -> list[int]:
 
 
 @cache
-def _owners() -> BinaryIO:
-    """A file whose byte of a port's number is locked by the process that has the port."""
-    return Path(tempfile.gettempdir(), f"troupe-ports-{os.getuid()}").open("ab")
+def _owners() -> int:
+    """A file, as a descriptor, whose byte of a port's number is locked by the process that has the port."""
+    return os.open(Path(tempfile.gettempdir(), f"troupe-ports-{os.getuid()}"), os.O_RDWR | os.O_CREAT, 0o600)
 
 
 @contextmanager
