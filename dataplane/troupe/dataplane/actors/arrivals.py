@@ -94,8 +94,8 @@ class Arrivals:
         self, until: float, world: World, owner: Owner, key: SessionKey, *, busy: Callable[[], bool]
     ) -> list["Placement"]:
         """Write those that came before `until`, a Clock.monotonic(), to the inbox, in order. `busy`: a turn runs whose
-        message does not wait. Raises Fenced; then, and where the caller is cancelled, they are to be placed again. One
-        call at a time."""
+        message does not wait. Raises Fenced. Where the caller is cancelled, they are to be placed again. One call at a
+        time."""
         self._cut_off = False
         while self._fresh and self._fresh[0].at <= until:
             self._placing.append(self._fresh.popleft())
@@ -106,12 +106,13 @@ class Arrivals:
             return Placement(arrival, replace(entering(entry), skip=placed is Placed.SKIPPED), placed)
 
         try:
-            placements = await asyncio.gather(*map(put, self._placing))
-        except BaseException:
+            return list(await asyncio.gather(*map(put, self._placing)))
+        except asyncio.CancelledError:
             self._cut_off = True
             raise
-        self._placing = []
-        return placements
+        finally:
+            if not self._cut_off:
+                self._placing = []
 
 
 @dataclass(frozen=True, slots=True)

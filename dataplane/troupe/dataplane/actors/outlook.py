@@ -11,7 +11,10 @@ class Settled:
     """The number is settled; what changed with it."""
 
     version: int
+    """What the store says of the session's."""
     recorded: bool
+    grows: int = 0
+    """By how much the version grows with it."""
     state: bytes | None = None
     delta: bytes | None = None
     snapshot: bytes | None = None

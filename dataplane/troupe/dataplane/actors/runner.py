@@ -165,7 +165,9 @@ class TurnRunner:
     def _follow_up(self, turn: Turn, outlook: Outlook) -> Afterwards:
         """Bring memory up to what the store now has."""
         match outlook:
-            case Settled(version, recorded, state, delta, snapshot, sent):
+            case Settled(version, recorded, grows, state, delta, snapshot, sent):
+                # Where the number was settled before, by what came late, the store may have something else.
+                follows = version == self._memory.loaded.version + grows
                 now = self._world.clock.now()
                 for each in turn.all:
                     self._progress.settled += 1
@@ -177,6 +179,7 @@ class TurnRunner:
                 if is_occurrence(turn.number):
                     # Another may have come due meanwhile.
                     self._world.scheduled(self._owner, now)
+                return Afterwards.CURRENT if follows else Afterwards.STALE
             case Retrying(entry):
                 self._ledgers[entry.number] = (turn.ledger, turn.published)
                 self._memory.put_first(entry)

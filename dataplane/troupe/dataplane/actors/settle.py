@@ -155,7 +155,7 @@ class _Settling:
         for reminder in remind:
             self.world.scheduled(self.owner, reminder.due)
         return Settled(
-            version, recorded=True, state=result.state, delta=result.delta, snapshot=result.snapshot, sent=sent
+            version, recorded=True, grows=1, state=result.state, delta=result.delta, snapshot=result.snapshot, sent=sent
         )
 
     def _done(self, turn: Turn, reply: Content, version: int) -> MessageStatus:
