@@ -12,6 +12,7 @@ from troupe.chassis.errors import FailedPrecondition, Unavailable
 from troupe.chassis.wire import duration
 from troupe.dataplane.actors import runner
 from troupe.dataplane.actors.behaviour import TurnContext
+from troupe.dataplane.actors.endings import cancelled_record
 from troupe.v1 import turn_pb2
 
 STEPS = [
@@ -317,3 +318,21 @@ class TestAnotherOwner:
             assert await worker.state() == "slow;"
             assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
             assert script.most_at_once["s"] == 1
+
+    async def test_a_deletion_that_comes_late_leaves_no_state(self, backends: Backends) -> None:
+        """Given a message that a deletion has settled while it ran, when its own end changes nothing, then what comes
+        next finds the session as the deletion left it."""
+        script = Scripted()
+        script.fails("fails", FailedPrecondition("NO", "no"))
+        async with backends.worker(script) as worker:
+            await worker.ask("before")
+
+            async def delete(*_: object) -> None:
+                worker.store_line.before.clear()
+                record = cancelled_record(key(), "m", b"", 1, 0.0)
+                await worker.real_store.delete(worker.owner, key(), {"m": record}, 0.0)
+
+            worker.store_line.before["commit"] = delete
+            await worker.ask("fails", message_id="m")
+            assert (await worker.ask("next")).fate == turn_pb2.FATE_DONE
+            assert await worker.state() == "next;"

@@ -86,9 +86,16 @@ def test_no_promise_is_broken_where_letters_are_redriven(first: int) -> None:
     assert sum(run.counts.get("redriven", 0) for run in runs) > 2 * CHUNK
 
 
-@pytest.mark.parametrize("seed", [1652, 3430, 3580, 5927])
-def test_what_restarts_have_found_stays_mended(seed: int) -> None:
-    assert simulate(seed, climates=(restarts,)).violations == []
+@pytest.mark.parametrize(
+    ("climates", "seed"),
+    [
+        *[((restarts,), seed) for seed in (1652, 3430, 3580, 5927)],
+        ((letters,), 60651),  # what was fenced off was placed again, without end
+        (CLIMATES, 120189),  # a deletion that came late left its state
+    ],
+)
+def test_what_was_found_stays_mended(climates: tuple[Kind, ...], seed: int) -> None:
+    assert simulate(seed, climates=climates).violations == []
 
 
 def test_a_seed_takes_the_same_steps_each_time() -> None:
