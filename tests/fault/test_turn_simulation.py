@@ -26,7 +26,7 @@ NEVER = ("left in inbox", "left in broker", "left in memory", "stalled", "spinni
 """What a restored backup does not excuse. A turn that it cut the ground from under may fail: its shard begins anew."""
 RARE: Mapping[str, tuple[Kind, int]] = {
     "fast path only without a journal": (anything, 160),
-    "a take-over ends the turn before": (zombies, 1400),
+    "a take-over ends the turn before": (zombies, 340),
     "a new owner finds outboxes": (zombies, 70),
     "a KILL stays a KILL": (control, 40),
     "due by the store's clock": (control, 80),

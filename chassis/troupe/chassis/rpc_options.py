@@ -32,5 +32,6 @@ CLIENT = (
     ("grpc.initial_reconnect_backoff_ms", 100),  # a worker that starts again is back within its callers' patience
     ("grpc.min_reconnect_backoff_ms", 1_000),  # also the time that one attempt to connect gets
     ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.use_local_subchannel_pool", 1),  # else a new channel is told what an older one to the address last found
     ("grpc.enable_http_proxy", 0),  # the fleet talks to itself; a proxy for the way out is not for this
 )

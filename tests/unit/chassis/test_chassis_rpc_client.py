@@ -5,8 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
+from support import ports
 from support.certificates import Authority
 from support.echo import Echo, echo
+from support.serving_echo import EchoSettings, serving_echo
 
 from troupe.chassis import rpc_client
 from troupe.chassis.errors import InvalidArgument, TroupeError, Unavailable
@@ -34,6 +36,16 @@ async def refused(address: str, tls: ClientTls | None) -> str:
     with pytest.raises(Unavailable) as caught, translated():
         await ask(address, tls)
     return str(caught.value)
+
+
+async def test_a_new_channel_is_not_told_what_an_older_one_found_at_the_address() -> None:
+    (port,) = ports.free()
+    address = f"127.0.0.1:{port}"
+    async with rpc_client.channel(address) as older:
+        with pytest.raises(Unavailable), translated():
+            await Echo(older).unary(b"", timeout=5)
+        async with serving_echo(EchoSettings(listen=address)) as (_, client):
+            assert await client.unary(b"ab", timeout=5) == b"ab"
 
 
 async def test_a_server_that_is_down_is_named() -> None:
