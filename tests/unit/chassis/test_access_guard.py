@@ -151,7 +151,7 @@ async def test_a_missing_role_is_named_counted_and_logged_without_the_token(toke
         rpc_client.channel(address, token=token) as opened,
     ):
         link: Any = opened
-        # The same on the wire as a client's stream of one, whose write may fail before the status that refused it is read.
+        # On the wire a stream of one, whose write may fail before the status that refused it is read.
         asks, both = link.unary_unary(f"/{SERVICE}/asks"), link.unary_stream(f"/{SERVICE}/both")
         with (
             capture_logs() as lines,
